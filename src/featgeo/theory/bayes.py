@@ -1,0 +1,230 @@
+"""Bayes action of a layer, and the scores and metric of the loss at it.
+
+The Bayes action is the one constant vector c (n,) that a layer would best put out if it knew nothing of x:
+``c = argmin_z E_Y[loss(g(z), Y)]``, where the tail g is everything after the layer. Canonical losses have it in closed
+form at the output (g = identity). Elsewhere it is found by damped Gauss-Newton steps in the d-dimensional output space,
+so that a wide layer never needs an (n, n) solve, then by Newton steps with the exact Hessian where the tail cannot reach
+the output's own Bayes action. The minimiser nearest the start is taken: with n > d it is not unique.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from featgeo.theory.linalg import thin_svd
+from featgeo.theory.losses import CanonicalLoss
+from featgeo.theory.risk import CanonicalRisk, Risk, hessian_of
+
+Tail = Callable[[Tensor], Tensor]
+
+SATURATED = 1e-3  # a neuron whose derivative fell below this fraction of its largest at the probes
+MAX_STEPS = 200
+NEWTON_WIDTH = 256  # widest layer for which the exact Hessian is formed
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A constant action and the second-order picture of the loss around it (float64).
+
+    Attributes:
+        action: c (n,).
+        output: g(c) (d,).
+        residual: E[∂loss/∂g] (d,) there; zero where the tail reaches the output's own Bayes action.
+        jacobian: ∂g/∂z (d, n) at c.
+        factor: R (r, n) with RᵀR = H, the Gauss-Newton metric.
+        loss: E[loss(g(c), Y)].
+        decrement: the further decrease of the loss that a Gauss-Newton step promises; about 0 at a minimum.
+        unreached: the decrease still promised if the output itself could move freely; about 0 where g reaches.
+        converged: whether the decrement fell below the tolerance.
+        steps: iterations used (0: closed form).
+        saturated: neurons whose derivative vanishes at c, where the theorem's assumption fails.
+    """
+
+    action: Tensor
+    output: Tensor
+    residual: Tensor
+    jacobian: Tensor
+    factor: Tensor
+    loss: float
+    decrement: float
+    unreached: float
+    converged: bool
+    steps: int
+    saturated: tuple[int, ...]
+
+    @property
+    def score_mean(self) -> Tensor:
+        """E[s(Y)] (n,): zero when the action is interior."""
+        return self.jacobian.T @ self.residual
+
+    @property
+    def reached(self) -> bool:
+        """Whether the tail reaches the output's own Bayes action, so that Gauss-Newton and Hessian agree."""
+        return self.unreached <= 1e-8 * max(1.0, abs(self.loss))
+
+    def notes(self, layer: str = "layer") -> list[str]:
+        """The assumptions that fail here, in words."""
+        notes = []
+        if self.saturated:
+            shown = ", ".join(map(str, self.saturated[:8])) + (" ..." if len(self.saturated) > 8 else "")
+            notes.append(
+                f"{layer}: the Bayes action runs to saturation in {len(self.saturated)} of {len(self.action)} "
+                f"neurons ({shown}); the activation's gradient vanishes there and the theorem does not apply to them."
+            )
+        if not self.converged:
+            notes.append(
+                f"{layer}: the Bayes action did not converge in {self.steps} steps (a further decrease of "
+                f"{self.decrement:.1e} is promised); it may lie at infinity."
+            )
+        if not self.reached and not self.saturated:
+            notes.append(
+                f"{layer}: the tail cannot reach the output's Bayes action (it is {self.unreached:.1e} above); "
+                "Gauss-Newton metric and exact Hessian differ here."
+            )
+        return notes
+
+
+def jacobian_of(tail: Tail, point: Tensor) -> tuple[Tensor, Tensor]:
+    """Output g(z) (d,) and Jacobian ∂g/∂z (d, n) at one point (n,), by one batched backward pass."""
+    output = tail(point[None]).detach()[0]
+    with torch.enable_grad():
+        rows = point.detach().expand(len(output), -1).clone().requires_grad_()
+        outputs = tail(rows)
+        if not outputs.requires_grad:
+            return output, point.new_zeros(len(output), len(point))
+        (jacobian,) = torch.autograd.grad(outputs.diagonal().sum(), rows)
+    return output, jacobian.detach()
+
+
+def _describe(risk: Risk, tail: Tail | None, action: Tensor, tolerance: float, steps: int) -> OperatingPoint:
+    """The operating point at an action, without the saturation test."""
+    if tail is None:
+        output, jacobian = action, torch.eye(len(action)).to(action)
+    else:
+        output, jacobian = jacobian_of(tail, action)
+    residual, outer = risk.gradient(output), risk.factor(output)
+    factor = outer @ jacobian
+    decrement = _decrement(factor, jacobian.T @ residual)
+    loss = risk.value(output[None])[0].item()
+    return OperatingPoint(
+        action, output, residual, jacobian, factor, loss, decrement, _decrement(outer, residual),
+        decrement <= tolerance * max(1.0, abs(loss)), steps, (),
+    )  # fmt: skip
+
+
+def _decrement(factor: Tensor, gradient: Tensor) -> float:
+    """½ gᵀH⁺g with H = RᵀR: the decrease that a full Newton step promises."""
+    svd = thin_svd(factor)
+    return 0.5 * ((svd.right.T @ gradient) / svd.values).square().sum().item()
+
+
+def _damped(risk: Risk, tail: Tail, start: Tensor, tolerance: float) -> tuple[Tensor, int]:
+    """Levenberg-Marquardt from a start; every accepted step lowers the loss."""
+
+    def value(z: Tensor) -> float:
+        return risk.value(tail(z[None]).detach())[0].item()
+
+    action, current, damping, steps = start, value(start), 1e-3, 0
+    for steps in range(1, MAX_STEPS + 1):
+        output, jacobian = jacobian_of(tail, action)
+        svd = thin_svd(risk.factor(output) @ jacobian)
+        slope = svd.right.T @ (jacobian.T @ risk.gradient(output))
+        if not len(slope) or 0.5 * (slope / svd.values).square().sum().item() <= tolerance * max(
+            1.0, abs(current)
+        ):
+            break
+        largest = svd.values.max().square()
+        while damping < 1e12:
+            step = svd.right @ (slope / (svd.values.square() + damping * largest))
+            trial = value(action - step)
+            if trial < current:
+                action, current, damping = action - step, trial, max(damping / 10, 1e-15)
+                break
+            damping *= 10
+        else:
+            break
+    return action, steps
+
+
+def _newton(risk: Risk, tail: Tail, action: Tensor, steps: int) -> tuple[Tensor, int]:
+    """Newton steps with the exact Hessian, its eigenvalues taken in absolute value, halved until the loss falls."""
+
+    def value(rows: Tensor) -> Tensor:
+        return risk.value(tail(rows))
+
+    current = value(action[None]).item()
+    for _ in range(MAX_STEPS):
+        steps += 1
+        output, jacobian = jacobian_of(tail, action)
+        gradient = jacobian.T @ risk.gradient(output)
+        values, vectors = torch.linalg.eigh(hessian_of(value, action))
+        size = values.abs().clamp_min(1e-12 * values.abs().max().item() + 1e-300)
+        step = vectors @ ((vectors.T @ gradient) / size)
+        for _ in range(40):
+            trial = value((action - step)[None]).item()
+            if trial < current:
+                break
+            step = step / 2
+        else:
+            return action, steps
+        action, current = action - step, trial
+        if (gradient @ step).abs().item() < 1e-22 * max(1.0, abs(current)):
+            return action, steps
+    return action, steps
+
+
+def _saturated(tail: Tail, action: Tensor, jacobian: Tensor, probes: list[Tensor]) -> tuple[int, ...]:
+    """Neurons whose derivative at the action is a vanishing fraction of what it is at some probe."""
+    reference = torch.stack([jacobian_of(tail, probe)[1].norm(dim=0) for probe in probes]).amax(0)
+    vanished = (jacobian.norm(dim=0) < SATURATED * reference) & (reference > 0)
+    return tuple(int(i) for i in vanished.nonzero()[:, 0])
+
+
+def bayes_action(
+    risk: Risk,
+    tail: Tail | None = None,
+    start: Tensor | None = None,
+    probes: list[Tensor] | None = None,
+    precision: torch.dtype = torch.float64,
+) -> OperatingPoint:
+    """The constant action that minimises the risk through the tail.
+
+    Args:
+        risk: expected loss as a function of the output.
+        tail: maps z (m, n) to outputs (m, d); None for an output layer, g = identity.
+        start: z (n,) from which to search; the minimiser nearest to it is found. Needed unless the action has a
+            closed form.
+        probes: further z (n,) at which the neurons' usual derivatives are read, for the saturation test.
+        precision: the precision in which the tail computes.
+
+    Returns:
+        The operating point, with its convergence report. Saturation is reported, never hidden.
+    """
+    tolerance = 1e-20 if precision == torch.float64 else torch.finfo(precision).eps ** 1.5
+    if tail is None and isinstance(risk, CanonicalRisk) and isinstance(risk.loss, CanonicalLoss):
+        action, cut = risk.loss.action(risk.mean)
+        point = _describe(risk, None, action, 1e-12, 0)
+        saturated = tuple(int(i) for i in cut.nonzero()[:, 0])
+        return replace(point, saturated=saturated, converged=True)
+    if start is None:
+        raise TypeError("a search for the Bayes action needs a start")
+    through = tail if tail is not None else _identity
+    action, steps = _damped(risk, through, start.to(torch.float64), tolerance)
+    point = _describe(risk, through, action, tolerance, steps)
+    exact = precision == torch.float64 and len(action) <= NEWTON_WIDTH
+    if exact and not (point.converged and point.reached):
+        action, steps = _newton(risk, through, action, steps)
+        point = _describe(risk, through, action, 1e-16, steps)
+    if tail is None:
+        return point
+    places = [start, torch.zeros_like(action), *(probes or [])]
+    saturated = _saturated(tail, action, point.jacobian, places)
+    return replace(point, saturated=saturated)
+
+
+def _identity(z: Tensor) -> Tensor:
+    return z

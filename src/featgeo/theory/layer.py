@@ -1,0 +1,179 @@
+"""One layer z = W f + b against its local problem, from first and second moments alone.
+
+Near an operating point the loss is, up to o(ε²),
+
+    L₀ - tr(Wᵀ K) + ½ tr(H W Σ Wᵀ) + ½‖R δ‖² + ⟨E[s], δ⟩,    δ = b - c + W μ,
+
+with H = RᵀR, K = -Cov(s, f) (n, k), Σ = Cov(f) and μ = E[f]. Everything below is that quadratic: its minimiser, its
+value at the weights in use, and how the difference splits. Gains are in loss units (nats for cross-entropy).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featgeo.theory.linalg import ThinSVD, Whitener, solve_ridge, thin_svd, whiten
+
+
+def optimal_weight(
+    factor: ThinSVD,
+    cross: Tensor,
+    covariance: Tensor,
+    weight_decay: float = 0.0,
+    whitener: Whitener | None = None,
+) -> Tensor:
+    """W* (n, k) = H⁺ K Σ⁺, or with λ the solution of H W Σ + λ W = K.
+
+    Args:
+        factor: thin SVD of R, RᵀR = H.
+        cross: K = -C (n, k).
+        covariance: Σ (k, k).
+        weight_decay: λ >= 0, meaning λ/2 ‖W‖² in the objective, as in torch's SGD.
+        whitener: of Σ, where it is known already.
+    """
+    if weight_decay > 0:
+        return solve_ridge(factor, cross, covariance, weight_decay)
+    transform = (whitener or whiten(covariance)).transform
+    modes = whitened_modes(factor, cross, transform)
+    return (factor.right / factor.values) @ (factor.left.T @ modes) @ transform.T
+
+
+def whitened_modes(factor: ThinSVD, cross: Tensor, transform: Tensor) -> Tensor:
+    """(R⁺)ᵀ K T (m, r): what W* does in the metric of the loss and of the features; ½‖·‖² is the gain available."""
+    return factor.left @ ((factor.right.T @ cross @ transform) / factor.values[:, None])
+
+
+@dataclass(frozen=True)
+class LayerFit:
+    """A layer beside its local optimum. Gains and gaps in loss units.
+
+    Attributes:
+        optimal_weight: W* (n, k), penalised where a weight decay was given.
+        optimal_bias: b* (n,).
+        gain_available: ½ tr(H⁺ K Σ⁺ Kᵀ), the decrease of the loss that these features allow through this tail.
+        gain_used: the same quadratic at the actual W (negative where W does harm).
+        gap_weight: ½‖R (W - W₀*) Σ^½‖², lost because W is not the unpenalised optimum.
+        gap_bias: lost because b is off: the quadratic in δ.
+        gap_rank: what a free linear read-out of the features would gain more, lost because the tail has no room.
+        alignment: cosine of R W Σ^½ and R W* Σ^½; NaN where either vanishes.
+        scale: ‖R W Σ^½‖ / ‖R W* Σ^½‖.
+        spectrum: singular values of R W₀* Σ^½, descending; ½ Σ σ² = gain_available.
+        predicted_decrease: of the loss against the constant action, weight and bias together.
+    """
+
+    optimal_weight: Tensor
+    optimal_bias: Tensor
+    gain_available: float
+    gain_used: float
+    gap_weight: float
+    gap_bias: float
+    gap_rank: float
+    alignment: float
+    scale: float
+    spectrum: Tensor
+    predicted_decrease: float
+
+
+def fit_layer(
+    *,
+    factor: Tensor,
+    cross: Tensor,
+    covariance: Tensor,
+    whitener: Whitener,
+    mean: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    displacement: Tensor,
+    displacement_loss: float,
+    readout_gain: float,
+    weight_decay: float = 0.0,
+) -> LayerFit:
+    """Compare the weights in use with the local optimum.
+
+    Args:
+        factor: R (m, n).
+        cross: K (n, k).
+        covariance: Σ (k, k).
+        whitener: of Σ.
+        mean: μ (k,).
+        weight: W (n, k).
+        bias: b (n,).
+        displacement: what has to be added to b + Wμ to reach the best constant (n,): c - b - Wμ.
+        displacement_loss: loss units lost through that displacement.
+        readout_gain: gain of a free linear read-out of the same features.
+        weight_decay: λ.
+    """
+    svd = thin_svd(factor)
+    transform = whitener.transform
+    root = covariance @ transform  # Σ T: R W Σ T has the norm of R W Σ^½ on the features' range
+    modes = whitened_modes(svd, cross, transform)
+    used = factor @ weight @ root
+    best = (svd.right / svd.values) @ (svd.left.T @ modes) @ transform.T
+    target = modes
+    if weight_decay > 0:
+        best = optimal_weight(svd, cross, covariance, weight_decay)
+        target = factor @ best @ root
+    available = 0.5 * modes.square().sum().item()
+    gap_weight = 0.5 * (used - modes).square().sum().item()
+    norms = used.norm().item(), target.norm().item()
+    defined = min(norms) > 1e-150
+    return LayerFit(
+        optimal_weight=best,
+        optimal_bias=bias + displacement + (weight - best) @ mean,
+        gain_available=available,
+        gain_used=available - gap_weight,
+        gap_weight=gap_weight,
+        gap_bias=displacement_loss,
+        gap_rank=max(0.0, readout_gain - available),
+        alignment=(used * target).sum().item() / (norms[0] * norms[1]) if defined else float("nan"),
+        scale=norms[0] / norms[1] if defined else float("nan"),
+        spectrum=torch.linalg.svdvals(modes),
+        predicted_decrease=available - gap_weight - displacement_loss,
+    )
+
+
+@dataclass(frozen=True)
+class AverageTail:
+    """Statistical linearisation of a tail over the data: g ≈ ḡ + J̄ (z - z̄).
+
+    Attributes:
+        jacobian: J̄ = Cov(g, z) Σ_z⁺ (d, n), the one of least norm.
+        determination: R² of the linear fit in the output's metric, 1 for a linear tail.
+    """
+
+    jacobian: Tensor
+    determination: float
+
+
+def average_tail(
+    cross_outputs: Tensor,
+    outputs: Tensor,
+    weight: Tensor,
+    covariance: Tensor,
+    whitener: Whitener,
+    metric: Tensor,
+) -> AverageTail:
+    """J̄ = Cov(g, f) Wᵀ (W Σ_f Wᵀ)⁺ and its R².
+
+    Args:
+        cross_outputs: Cov(g, f) (d, k).
+        outputs: Cov(g) (d, d).
+        weight: W (n, k).
+        covariance: Σ_f (k, k).
+        whitener: of Σ_f.
+        metric: R_out (m, d), a factor of the output metric.
+    """
+    whitened = cross_outputs @ whitener.transform  # Cov(g, white features) (d, r)
+    spread = weight @ covariance @ whitener.transform  # Cov(z, white features) (n, r)
+    if spread.shape[0] <= spread.shape[1]:
+        inner = whiten(spread @ spread.T).transform
+        jacobian = whitened @ spread.T @ inner @ inner.T
+    else:
+        inner = whiten(spread.T @ spread).transform
+        jacobian = whitened @ inner @ inner.T @ spread.T
+    explained = (metric @ jacobian @ spread).square().sum().item()
+    total = torch.einsum("ij,jk,ik->", metric, outputs, metric).item()
+    return AverageTail(jacobian, min(1.0, explained / total) if total > 0 else 1.0)
