@@ -1,0 +1,1 @@
+"""Streams of data and their moments."""

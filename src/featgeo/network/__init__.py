@@ -1,0 +1,1 @@
+"""Trained networks beside the local geometry of their loss."""

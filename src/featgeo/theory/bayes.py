@@ -2,9 +2,9 @@
 
 The Bayes action is the one constant vector c (n,) that a layer would best put out if it knew nothing of x:
 ``c = argmin_z E_Y[loss(g(z), Y)]``, where the tail g is everything after the layer. Canonical losses have it in closed
-form at the output (g = identity). Elsewhere it is found by damped Gauss-Newton steps in the d-dimensional output space,
-so that a wide layer never needs an (n, n) solve, then by Newton steps with the exact Hessian where the tail cannot reach
-the output's own Bayes action. The minimiser nearest the start is taken: with n > d it is not unique.
+form at the output (g = identity). Elsewhere it is found by damped Gauss-Newton steps in the d-dimensional output
+space, so that a wide layer never needs an (n, n) solve, then by Newton steps with the exact Hessian where the tail
+cannot reach the output's own Bayes action. The minimiser nearest the start is taken: with n > d it is not unique.
 """
 
 from __future__ import annotations
@@ -129,13 +129,13 @@ def _damped(risk: Risk, tail: Tail, start: Tensor, tolerance: float) -> tuple[Te
         return risk.value(tail(z[None]).detach())[0].item()
 
     action, current, damping, steps = start, value(start), 1e-3, 0
-    for steps in range(1, MAX_STEPS + 1):
+    while steps < MAX_STEPS:
+        steps += 1
         output, jacobian = jacobian_of(tail, action)
         svd = thin_svd(risk.factor(output) @ jacobian)
         slope = svd.right.T @ (jacobian.T @ risk.gradient(output))
-        if not len(slope) or 0.5 * (slope / svd.values).square().sum().item() <= tolerance * max(
-            1.0, abs(current)
-        ):
+        promise = 0.5 * (slope / svd.values).square().sum().item()
+        if promise <= tolerance * max(1.0, abs(current)):
             break
         largest = svd.values.max().square()
         while damping < 1e12:

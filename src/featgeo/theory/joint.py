@@ -58,7 +58,7 @@ def read_joint(
         np.add.at(table, (rows[1], columns[1]), 1.0)
         labels, counts = columns[0], torch.from_numpy(table)
     else:
-        counts = as_float64(joint, "joint")  # type: ignore[arg-type]
+        counts = as_float64(joint, "joint")
     if counts.ndim != 2 or 0 in counts.shape:
         raise FeatgeoError(
             "joint", f"shape {tuple(counts.shape)}", "Pass a table joint[x, y] with two dimensions."

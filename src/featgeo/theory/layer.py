@@ -108,7 +108,7 @@ def fit_layer(
     """
     svd = thin_svd(factor)
     transform = whitener.transform
-    root = covariance @ transform  # Σ T: R W Σ T has the norm of R W Σ^½ on the features' range
+    root = whitener.root  # R W Σ T has the norm of R W Σ^½ on the features' range
     modes = whitened_modes(svd, cross, transform)
     used = factor @ weight @ root
     best = (svd.right / svd.values) @ (svd.left.T @ modes) @ transform.T
@@ -152,7 +152,6 @@ def average_tail(
     cross_outputs: Tensor,
     outputs: Tensor,
     weight: Tensor,
-    covariance: Tensor,
     whitener: Whitener,
     metric: Tensor,
 ) -> AverageTail:
@@ -162,12 +161,11 @@ def average_tail(
         cross_outputs: Cov(g, f) (d, k).
         outputs: Cov(g) (d, d).
         weight: W (n, k).
-        covariance: Σ_f (k, k).
         whitener: of Σ_f.
         metric: R_out (m, d), a factor of the output metric.
     """
     whitened = cross_outputs @ whitener.transform  # Cov(g, white features) (d, r)
-    spread = weight @ covariance @ whitener.transform  # Cov(z, white features) (n, r)
+    spread = weight @ whitener.root  # Cov(z, white features) (n, r)
     if spread.shape[0] <= spread.shape[1]:
         inner = whiten(spread @ spread.T).transform
         jacobian = whitened @ spread.T @ inner @ inner.T

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+INVERSE_STEPS = 20
+
 
 def rank_tolerance(size: int, dtype: torch.dtype) -> float:
     """Relative eigenvalue below which a direction of a (size, size) Gram matrix in `dtype` is rounding noise."""
@@ -26,11 +28,13 @@ class Whitener:
 
     Attributes:
         transform: T, float64.
+        root: ΣT (k, r), so that root rootᵀ = Σ; the whitened features' loadings.
         rank: r, the number of directions that stand above rounding.
         tolerance: the relative cut-off that decided r.
     """
 
     transform: Tensor
+    root: Tensor
     rank: int
     tolerance: float
 
@@ -38,7 +42,7 @@ class Whitener:
 def whiten(covariance: Tensor, accumulated: torch.dtype = torch.float64) -> Whitener:
     """Whitening of a covariance matrix of any rank.
 
-    A Cholesky factor is used where it certifies full rank, since λ_min ≥ 1/‖L⁻¹‖²_F; otherwise an eigendecomposition.
+    A Cholesky factor is used where the matrix clearly has full rank, otherwise an eigendecomposition.
 
     Args:
         covariance: Σ (k, k), symmetric positive semi-definite up to rounding.
@@ -50,21 +54,40 @@ def whiten(covariance: Tensor, accumulated: torch.dtype = torch.float64) -> Whit
     deviation = sigma.diagonal().clamp_min(0).sqrt()
     live = deviation > 0
     scale = deviation[live]
-    correlation = sigma[live][:, live] / scale.outer(scale)
-    largest = correlation.abs().sum(1).max().item() if scale.numel() else 0.0  # an upper bound of λ_max
-    root, info = torch.linalg.cholesky_ex(correlation)
-    columns = None
-    if info.item() == 0:
-        inverse = torch.linalg.solve_triangular(root, torch.eye(len(root)).to(root), upper=False)
-        if 1.0 / inverse.square().sum().clamp_min(1e-300).item() > tolerance * largest:
-            columns = inverse.T
-    if columns is None:
-        values, vectors = torch.linalg.eigh(correlation)
-        keep = values > tolerance * values.max().clamp_min(0) if values.numel() else values > 0
-        columns = vectors[:, keep] / values[keep].sqrt()
-    transform = sigma.new_zeros(size, columns.shape[1])
+    correlation = (sigma if live.all() else sigma[live][:, live]) / scale.outer(scale)
+    columns, loadings = _cholesky_whitening(correlation, tolerance) or _eigen_whitening(
+        correlation, tolerance
+    )
+    transform, root = sigma.new_zeros(2, size, columns.shape[1])
     transform[live] = columns / scale[:, None]
-    return Whitener(transform, columns.shape[1], tolerance)
+    root[live] = loadings * scale[:, None]
+    return Whitener(transform, root, columns.shape[1], tolerance)
+
+
+def _cholesky_whitening(matrix: Tensor, tolerance: float) -> tuple[Tensor, Tensor] | None:
+    """L⁻ᵀ and L where the matrix clearly has full rank, else None.
+
+    Clearly: its smallest eigenvalue, estimated by inverse iteration, is four times above the cut-off that the rank
+    rule would set (its Frobenius norm bounds the largest).
+    """
+    lower, failed = torch.linalg.cholesky_ex(matrix)
+    if failed.item() or not len(matrix):
+        return None
+    inverse = torch.linalg.solve_triangular(lower, torch.eye(len(lower)).to(lower), upper=False)
+    vector = torch.cos(torch.arange(len(lower), dtype=lower.dtype, device=lower.device))
+    growth = 0.0
+    for _ in range(INVERSE_STEPS):
+        vector = inverse.T @ (inverse @ (vector / vector.norm()))
+        growth = vector.norm().item()
+    return (inverse.T, lower) if growth * 4 * tolerance * matrix.norm().item() < 1 else None
+
+
+def _eigen_whitening(matrix: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+    """V Λ^-½ and V Λ^½ over the eigenvalues that the rank rule keeps."""
+    values, vectors = torch.linalg.eigh(matrix)
+    keep = values > tolerance * values.max().clamp_min(0) if len(values) else values > 0
+    roots = values[keep].sqrt()
+    return vectors[:, keep] / roots, vectors[:, keep] * roots
 
 
 def psd_factor(matrix: Tensor) -> tuple[Tensor, float]:

@@ -92,7 +92,7 @@ class LocalProblem:
         return thin_svd(self.factor)
 
     @cached_property
-    def B(self) -> Tensor:  # noqa: N802 (the paper's symbol)
+    def B(self) -> Tensor:
         """Columns R t(x) √P_X(x), centred: (r, |X|)."""
         centred = self.displacement - self._mean_displacement
         return self.factor @ (centred * self.p_x.sqrt()[:, None]).T

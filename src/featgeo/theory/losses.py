@@ -60,9 +60,10 @@ class CanonicalLoss(Loss):
         return torch.zeros(len(targets), dtype=torch.float64, device=targets.device)
 
 
-def check_finite(targets: Tensor, where: str = "targets") -> None:
+def check_finite(targets: Tensor) -> None:
+    """Refuse NaN and infinity among targets."""
     if targets.is_floating_point() and not torch.isfinite(targets).all():
-        raise FeatgeoError(where, "NaN or infinite values", "Remove or impute these samples.")
+        raise FeatgeoError("targets", "NaN or infinite values", "Remove or impute these samples.")
 
 
 def _real_targets(targets: Tensor, width: int, name: str) -> Tensor:

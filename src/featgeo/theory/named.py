@@ -33,7 +33,7 @@ class CallableLoss(Loss):
 
     def __init__(self, function: PerSample, name: str | None = None) -> None:
         self.function = function
-        self.name = name or getattr(function, "__name__", type(function).__name__)
+        self.name = str(name or getattr(function, "__name__", type(function).__name__))
 
     def check(self, targets: Tensor, width: int) -> Tensor:
         """Targets as they are; their entries must be finite."""

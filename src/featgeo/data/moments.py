@@ -1,0 +1,190 @@
+"""Means and covariances of a stream, in one pass: add a batch, merge two.
+
+A batch is centred by a mean that is near its own before anything is squared, products are summed in the data's own
+precision over a block of batches, and blocks are merged in float64 by the pairwise update of Chan, Golub and LeVeque
+(1983). So data with a large mean lose nothing, memory does not grow with the number of samples, and the cost per batch
+is that of the products themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from featgeo.errors import FeatgeoError
+
+BLOCK = 64  # batches summed in the data's precision before they are merged in float64
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, means and centred sums of products of vectors x (k,) and of x with a companion u (p,). float64.
+
+    Attributes:
+        count: number of samples.
+        mean: of x (k,).
+        companion: mean of u (p,).
+        scatter: Σ (x - mean)(x - mean)ᵀ (k, k).
+        cross: Σ (u - companion)(x - mean)ᵀ (p, k).
+    """
+
+    count: int
+    mean: Tensor
+    companion: Tensor
+    scatter: Tensor
+    cross: Tensor
+
+    @property
+    def covariance(self) -> Tensor:
+        """Cov(x) (k, k), divided by the count (the distribution of the data, not an estimate beyond them)."""
+        return self.scatter / self.count
+
+    @property
+    def cross_covariance(self) -> Tensor:
+        """Cov(u, x) (p, k)."""
+        return self.cross / self.count
+
+    @classmethod
+    def of(cls, x: Tensor, u: Tensor | None = None) -> Moments:
+        """Two-pass moments of one batch (m, k) with its companion (m, p)."""
+        rows = x.to(torch.float64)
+        side = (u if u is not None else x[:, :0]).to(torch.float64)
+        mean, companion = rows.mean(0), side.mean(0)
+        centred = rows - mean
+        return cls(len(x), mean, companion, centred.T @ centred, (side - companion).T @ centred)
+
+    def merge(self, other: Moments) -> Moments:
+        """Moments of both samples together."""
+        count = self.count + other.count
+        step, side = other.mean - self.mean, other.companion - self.companion
+        share, weight = other.count / count, self.count * other.count / count
+        return Moments(
+            count,
+            self.mean + share * step,
+            self.companion + share * side,
+            self.scatter + other.scatter + weight * step.outer(step),
+            self.cross + other.cross + weight * side.outer(step),
+        )
+
+    def to(self, device: torch.device | str) -> Moments:
+        """The same on another device."""
+        tensors = (t.to(device) for t in (self.mean, self.companion, self.scatter, self.cross))
+        return Moments(self.count, *tensors)
+
+
+class Companion(NamedTuple):
+    """Rows u of one batch, made once and shared by all streams that see the batch.
+
+    Attributes:
+        rows: a column of ones, then u - shift (m, 1 + p): with the ones, one product gives sums and cross-products.
+        shift: (p,).
+        total: Σ (u - shift) (p,).
+    """
+
+    rows: Tensor
+    shift: Tensor
+    total: Tensor
+
+    @classmethod
+    def of(cls, centred: Tensor, shift: Tensor) -> Companion:
+        """From rows that are centred already."""
+        return cls(torch.cat([torch.ones_like(centred[:, :1]), centred], dim=1), shift, centred.sum(0))
+
+
+class MomentStream:
+    """Accumulates :class:`Moments` batch by batch, on the data's device, without synchronising each batch.
+
+    Args:
+        name: what is accumulated, for messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.total: Moments | None = None
+        self.precision = torch.float64
+        self._batches = 0
+        self._block: _Block | None = None
+
+    def centre(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """A fresh tensor x - shift (m, k) in float32 or better, and the block's shift (k,)."""
+        x = x if x.dtype in (torch.float32, torch.float64) else x.float()
+        if self._block is None:
+            self._block = _Block(x.mean(0))
+            self.precision = x.dtype
+        width = len(self._block.shift)
+        if x.shape[1] != width:
+            raise FeatgeoError(
+                self.name, f"width {x.shape[1]} after {width} in earlier batches", "Use one width."
+            )
+        return x - self._block.shift, self._block.shift
+
+    def add(self, centred: Tensor, companion: Companion) -> None:
+        """Count one batch that :meth:`centre` has centred."""
+        assert self._block is not None
+        self._block.add(centred, companion)
+        self._batches += 1
+        if len(self._block.checks) == BLOCK:
+            self.flush()
+
+    def flush(self) -> None:
+        """Merge the open block into the total; here NaN and infinity are found and named by batch."""
+        if self._block is None or not self._block.checks:
+            return
+        good = torch.isfinite(torch.stack(self._block.checks)).tolist()
+        if not all(good):
+            batch = self._batches - len(good) + good.index(False)
+            raise FeatgeoError(
+                self.name,
+                f"NaN or infinite values in batch {batch}",
+                "Check the inputs and the weights before it.",
+            )
+        block, self._block = self._block.moments(), None
+        if not torch.isfinite(block.scatter).all():
+            raise FeatgeoError(self.name, "values whose squares overflow", "Scale the inputs or use float64.")
+        self.total = block if self.total is None else self.total.merge(block)
+
+    def result(self) -> Moments:
+        """The moments of everything added."""
+        self.flush()
+        if self.total is None:
+            raise FeatgeoError(self.name, "no samples", "Pass at least one non-empty batch.")
+        return self.total
+
+
+class _Block:
+    """Sums of products in the data's own precision over a few batches, about one shift."""
+
+    def __init__(self, shift: Tensor) -> None:
+        self.shift = shift
+        self.scatter = shift.new_zeros(len(shift), len(shift))
+        self.sums: Tensor | None = None  # (1 + p, k): sums of x, then cross-products
+        self.side: Companion | None = None  # the first companion's shift, and the running total
+        self.count = 0
+        self.checks: list[Tensor] = []  # a scalar per batch that is NaN from the first bad batch on
+
+    def add(self, centred: Tensor, companion: Companion) -> None:
+        if self.sums is None or self.side is None:
+            self.sums = centred.new_zeros(companion.rows.shape[1], centred.shape[1])
+            self.side = companion._replace(total=torch.zeros_like(companion.total))
+        self.scatter.addmm_(centred.T, centred)
+        self.sums.addmm_(companion.rows.T.to(centred.dtype), centred)
+        self.side = self.side._replace(total=self.side.total + companion.total)
+        self.count += len(centred)
+        self.checks.append(self.sums[0].sum())
+
+    def moments(self) -> Moments:
+        assert self.sums is not None
+        assert self.side is not None
+        tensors = (self.shift, self.scatter, self.sums, self.side.shift, self.side.total)
+        shift, scatter, sums, side_shift, side_total = (t.to(torch.float64) for t in tensors)
+        step, side = sums[0] / self.count, side_total / self.count
+        return Moments(
+            self.count,
+            shift + step,
+            side_shift + side,
+            scatter - self.count * step.outer(step),
+            sums[1:] - self.count * side.outer(step),
+        )

@@ -1,0 +1,222 @@
+"""analyze(): a trained network beside the local geometry of its loss."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from featgeo.data.batches import Batches
+from featgeo.errors import FeatgeoError, FeatgeoWarning
+from featgeo.network.findings import find
+from featgeo.network.keep import undisturbed
+from featgeo.network.look import Outlook, look
+from featgeo.network.nulls import null_alignments
+from featgeo.network.report import Report
+from featgeo.network.sweep import Statistic, Sweep, read_outputs, run_model, sweep
+from featgeo.network.taps import FrozenTail, split_layers
+from featgeo.network.views import LayerReport
+from featgeo.theory.bayes import OperatingPoint, bayes_action
+from featgeo.theory.losses import CanonicalLoss, Loss
+from featgeo.theory.named import LossLike, resolve_loss
+from featgeo.theory.risk import CanonicalRisk, EmpiricalRisk, Risk, make_risk
+
+BYPASS = 1e-4  # relative variation of the output with the layer frozen, above float32 rounding
+REDRAWS = 3
+
+
+def analyze(
+    model: nn.Module,
+    data: object,
+    loss: LossLike = "cross_entropy",
+    *,
+    at: Literal["average", "bayes"] = "average",
+    layers: list[str] | None = None,
+    weight_decay: float = 0.0,
+    nulls: bool | int = False,
+    batch_size: int = 256,
+    progress: bool = False,
+    seed: int = 0,
+) -> Report:
+    """Compare every layer of a trained network with the optimum of its local problem, in one pass over the data.
+
+    The model is run in evaluation mode and left exactly as it was found: modes, hooks, gradients, parameters, random
+    state, also when something is raised.
+
+    Args:
+        model: any module that maps a batch of inputs to outputs (m, d). Linear and convolution layers are analysed;
+            every other module with parameters gets a row that says why not.
+        data: a re-iterable of (inputs, targets), or a pair of tensors or arrays.
+        loss: a name, a torch.nn loss, or a callable (outputs, targets) -> per-sample values. A callable costs one
+            more pass, over the targets.
+        at: the operating point shown first; both are computed.
+        layers: names of the layers to analyse; all by default.
+        weight_decay: λ of a penalty λ/2 ‖W‖² that the training had; alignments then refer to the penalised optimum.
+        nulls: also what alignments mean nothing: labels shuffled, layer weights re-drawn (that many times; True: 3;
+            each draw costs a forward pass per layer).
+        batch_size: for a pair of tensors.
+        progress: whether to show a progress bar.
+        seed: of the nulls.
+
+    Returns:
+        A :class:`Report`; assumptions that fail are carried in it and also warned about.
+
+    Raises:
+        FeatgeoError: where the model, the data or the loss do not suit each other, or no layer can be analysed.
+    """
+    begin = time.perf_counter()
+    if not isinstance(model, nn.Module):
+        raise FeatgeoError("model", f"a {type(model).__name__}", "Pass a torch.nn.Module.")
+    if at not in ("average", "bayes"):
+        raise FeatgeoError("at", f"{at!r}", "Pass 'average' or 'bayes'.")
+    if weight_decay < 0:
+        raise FeatgeoError("weight_decay", f"{weight_decay}", "It must be at least 0.")
+    chosen, batches = resolve_loss(loss), Batches(data, batch_size)
+    taps, skipped = split_layers(model, layers)
+    if not taps:
+        raise FeatgeoError("model", "no Linear or Conv layer to analyse", f"Skipped: {skipped or 'nothing'}.")
+    with undisturbed(model):
+        risk, statistic = _targets_of(chosen, model, batches)
+        base = chosen.base if isinstance(chosen, CanonicalLoss) else None
+        found = sweep(model, batches, chosen, statistic, base, taps, progress)
+        risk = risk or CanonicalRisk(_canonical(chosen), found.pair.mean[found.width :], found.base)
+        output = bayes_action(risk, start=found.pair.mean[: found.width])
+        notes = _data_notes(chosen, found, output)
+        reports = {}
+        for name, module in model.named_modules():
+            kind = type(module).__name__
+            if name in taps and found.seen[name].obstacle:
+                reports[name] = LayerReport(
+                    name, kind, 0, 0, "skipped", found.seen[name].obstacle, default=at
+                )
+            elif name in taps:
+                reports[name] = _layer(model, name, found, risk, output, at, weight_decay, taps)
+            elif name in skipped:
+                reports[name] = LayerReport(name, kind, 0, 0, "skipped", skipped[name], default=at)
+        if not any(report.views for report in reports.values()):
+            reasons = "; ".join(f"{r.name}: {r.reason}" for r in reports.values())
+            raise FeatgeoError("model", "no layer that can be analysed", f"Reasons: {reasons}.")
+        if nulls:
+            draws = REDRAWS if nulls is True else int(nulls)
+            reports = null_alignments(reports, model, batches, taps, found, risk, output, draws, seed)
+    report = Report(
+        layers=reports,
+        loss=chosen.name,
+        loss_value=found.loss,
+        constant_loss=output.loss,
+        samples=found.pair.count,
+        outputs=found.width,
+        at=at,
+        weight_decay=weight_decay,
+        warnings=tuple(notes),
+        seconds=time.perf_counter() - begin,
+        versions={"torch": torch.__version__},
+    )
+    for text in (*notes, *(note for layer in report for note in layer.warnings)):
+        warnings.warn(text, FeatgeoWarning, stacklevel=2)
+    return find(report)
+
+
+def _canonical(loss: Loss) -> CanonicalLoss:
+    assert isinstance(loss, CanonicalLoss)
+    return loss
+
+
+def _targets_of(loss: Loss, model: nn.Module, data: Batches) -> tuple[Risk | None, Statistic]:
+    """The statistic T(y); for a loss without one, minus its score at the output's Bayes action, and its risk."""
+    if isinstance(loss, CanonicalLoss):
+        return None, loss.statistic
+    width, targets = read_outputs(model, data)
+    checked, counts = torch.unique(loss.check(targets.cpu(), width), dim=0, return_counts=True)
+    weights = counts.to(torch.float64) / counts.sum()
+    checked = checked.to(torch.float64) if checked.is_floating_point() else checked
+    risk = make_risk(loss, checked, weights, width)
+    action = bayes_action(risk, start=torch.zeros(width, dtype=torch.float64)).action
+
+    def minus_score(batch: Tensor, _width: int) -> Tensor:
+        empirical = EmpiricalRisk(loss, batch, torch.ones(0))
+        return -empirical.scores(action.to(batch.device, torch.float32))
+
+    return risk, minus_score
+
+
+def _data_notes(loss: Loss, found: Sweep, output: OperatingPoint) -> list[str]:
+    """What is odd about the data as a whole."""
+    mean = found.pair.mean[found.width :]
+    notes = []
+    if loss.name == "cross_entropy":
+        if mean.max() >= 1 - 1e-12:
+            raise FeatgeoError(
+                "data", f"one class only (class {int(mean.argmax())})", "Pass data of two classes at least."
+            )
+        absent = (mean <= 0).nonzero()[:, 0].tolist()
+        if absent:
+            notes.append(f"data: classes {absent[:8]} are absent; nothing is said about them.")
+    elif output.saturated:
+        notes.append(
+            f"data: outputs {list(output.saturated[:8])} have constant targets; their Bayes action is infinite."
+        )
+    if not output.factor.abs().max() > 0:
+        raise FeatgeoError(
+            "loss", f"no curvature of '{loss.name}' at the best constant", "Use a strictly convex loss."
+        )
+    return notes
+
+
+def _layer(
+    model: nn.Module,
+    name: str,
+    found: Sweep,
+    risk: Risk,
+    output: OperatingPoint,
+    at: str,
+    weight_decay: float,
+    taps: dict,  # type: ignore[type-arg]
+) -> LayerReport:
+    """The report of one layer that the sweep saw."""
+    layer, note = taps[name], found.seen[name]
+    outlook = Outlook.of(layer, name, found, risk, output, weight_decay)
+    views, notes = {"average": look(outlook, outlook.average())}, list(outlook.notes)
+    status, reason = "analysed", ""
+    if note.is_output:
+        views["bayes"] = look(outlook, outlook.at_output("bayes"))
+    else:
+        tail = FrozenTail(_forward(model), layer, note.shape, found.probe)
+        start = outlook.mean_action
+        variation = tail.bypass(start)
+        if not variation <= BYPASS:
+            status = "bypassed"
+            reason = (
+                f"with the layer frozen the output still varies with the input ({variation:.1e} relative)"
+            )
+            if variation != variation:
+                reason = "one sample only: cannot tell whether another road leads to the output"
+        else:
+            precision = torch.float64 if found.precisions[name] == torch.float64 else torch.float32
+            point = bayes_action(risk, tail, start, precision=precision)
+            notes += point.notes(f"layer '{name}'")
+            if isinstance(risk, CanonicalRisk) or point.reached:
+                views["bayes"] = look(outlook, outlook.at_point(point))
+            else:
+                reason = "no bayes view: the tail cannot reach the output's Bayes action and the loss is not canonical"
+    default = at if at in views else "average"
+    return LayerReport(
+        name=name,
+        kind=type(layer).__name__,
+        neurons=len(outlook.bias),
+        inputs=len(outlook.moments.mean),
+        status=status,
+        reason=reason,
+        feature_rank=outlook.whitener.rank,
+        default=default,
+        views=views,
+        warnings=tuple(notes),
+    )
+
+
+def _forward(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda inputs: run_model(model, inputs)

@@ -1,0 +1,88 @@
+"""Plain words about a report: each finding has a threshold that is written here, a number, and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from featgeo.network.report import Report
+from featgeo.network.views import Finding, LayerReport
+
+GAP = 0.1  # share of the available gain that the weights leave unused
+WIDE = 0.5  # share of the neurons that the modes for 99 % of the gain need
+LOCAL = 0.5  # locality below which the quadratic's numbers are doubted
+
+
+def find(report: Report) -> Report:
+    """The report with its findings filled in."""
+    found: list[Finding] = []
+    for layer in report.analysed:
+        found += _findings(layer, last=layer.view("average").tail_r2 == 1.0)
+    return replace(report, findings=tuple(found))
+
+
+def _findings(layer: LayerReport, last: bool) -> list[Finding]:
+    view, found = layer.view(), []
+    signal = view.significant > 0
+    if not signal:
+        found.append(
+            Finding(
+                layer.name,
+                "no mode stands above the noise",
+                f"largest singular value {max(view.spectrum, default=0):.3g}, noise floor {view.noise_floor:.3g}",
+                "Analyse more samples, or look for labels that do not belong to these inputs.",
+                "doubt",
+            )
+        )
+    if signal and view.locality < LOCAL:
+        found.append(
+            Finding(
+                layer.name,
+                "outside the local region",
+                f"the quadratic predicts a loss of {view.predicted_loss:.3g} (locality {view.locality:.2f})",
+                "Read the alignment as a direction only; do not believe its gains and gaps.",
+                "doubt",
+            )
+        )
+    if last and signal and view.locality >= LOCAL and view.gap_weight > GAP * view.gain_available:
+        found.append(
+            Finding(
+                layer.name,
+                "the last layer is not optimal for its features",
+                f"its weights leave {view.gap_weight:.3g} of {view.gain_available:.3g} loss units",
+                "Train it longer, or refit it on frozen features.",
+                "act",
+            )
+        )
+    if layer.views.get("bayes") and layer.views["bayes"].saturated:
+        neurons = layer.views["bayes"].saturated
+        found.append(
+            Finding(
+                layer.name,
+                "neurons saturated at the Bayes action",
+                f"{len(neurons)} of {layer.neurons} ({', '.join(map(str, neurons[:8]))})",
+                "The theorem does not cover them; rely on the average tail.",
+                "note",
+            )
+        )
+    if layer.feature_rank < layer.inputs:
+        found.append(
+            Finding(
+                layer.name,
+                "features are rank-deficient",
+                f"rank {layer.feature_rank} of {layer.inputs}",
+                "Constant or duplicated features can be removed without loss.",
+                "note",
+            )
+        )
+    rank = view.rank(0.99)
+    if signal and not last and layer.status == "analysed" and rank < WIDE * layer.neurons:
+        found.append(
+            Finding(
+                layer.name,
+                "wider than its modes need",
+                f"{rank} modes hold 99 % of the gain; it has {layer.neurons} neurons",
+                f"Consider about {rank} neurons, or a factorised layer of that rank.",
+                "note",
+            )
+        )
+    return found

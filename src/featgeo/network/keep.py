@@ -1,0 +1,32 @@
+"""Leave a model exactly as it was found: modes, hooks, gradients, random state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+def home_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and floating dtype of a model's parameters (those of buffers, or the defaults, where it has none)."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            return tensor.device, tensor.dtype
+    return torch.device("cpu"), torch.get_default_dtype()
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; on leaving, by whatever way, every module's mode and the random state are back."""
+    modes = {module: module.training for module in model.modules()}
+    device, _ = home_of(model)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        try:
+            model.eval()
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training

@@ -1,0 +1,218 @@
+"""From the moments of a layer to its View at an operating point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featgeo.data.moments import Moments
+from featgeo.network.features import Layer
+from featgeo.network.sweep import Sweep
+from featgeo.network.taps import weight_matrix
+from featgeo.network.views import View
+from featgeo.theory.bayes import OperatingPoint
+from featgeo.theory.layer import LayerFit, average_tail, fit_layer
+from featgeo.theory.linalg import ThinSVD, Whitener, thin_svd, whiten
+from featgeo.theory.noise import adjusted_gain, noise_floor
+from featgeo.theory.risk import Risk
+
+
+@dataclass(frozen=True)
+class Stand:
+    """An operating point as a layer's quadratic needs it.
+
+    Attributes:
+        at: its name.
+        jacobian: of the tail (d, n).
+        metric: a factor of the output metric (m, d).
+        displacement: what b + Wμ lacks to the best constant (n,).
+        displacement_loss: loss units lost through that.
+        constant_loss: loss at the constant.
+        tail_r2: R² of the linear tail.
+        saturated: neurons whose derivative vanishes.
+    """
+
+    at: str
+    jacobian: Tensor
+    metric: Tensor
+    displacement: Tensor
+    displacement_loss: float
+    constant_loss: float
+    tail_r2: float | None = None
+    saturated: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is known of a layer once the data have been seen; float64 on the CPU.
+
+    Attributes:
+        layer: the layer.
+        moments: of its features f, with companion u = [g, T].
+        pair: moments of u.
+        whitener: of Cov(f).
+        weight: W (n, k).
+        bias: b (n,).
+        risk: expected loss of an output.
+        output: the output's operating point.
+        is_output: whether the layer's output is the model's.
+        loss: the model's mean loss.
+        weight_decay: λ.
+        notes: what is odd about the features.
+    """
+
+    layer: Layer
+    moments: Moments
+    pair: Moments
+    whitener: Whitener
+    weight: Tensor
+    bias: Tensor
+    risk: Risk
+    output: OperatingPoint
+    is_output: bool
+    loss: float
+    weight_decay: float
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, layer: Layer, name: str, found: Sweep, risk: Risk, output: OperatingPoint, weight_decay: float
+    ) -> Outlook:
+        """The outlook of a layer that a sweep saw."""
+        moments = found.layers[name]
+        whitener = whiten(moments.covariance, found.precisions[name])
+        weight, bias = weight_matrix(layer)
+        width, notes = len(moments.mean), []
+        if moments.count <= whitener.rank + 1:
+            notes.append(
+                f"layer '{name}': {moments.count} samples for {width} features; gain cannot be told from noise. "
+                "Analyse more data."
+            )
+        elif whitener.rank < width:
+            notes.append(
+                f"layer '{name}': its {width} features have rank {whitener.rank}; W* is the one without a part "
+                "that the data do not see."
+            )
+        return cls(
+            layer, moments, found.pair, whitener, weight, bias, risk, output,
+            found.seen[name].is_output, found.loss, weight_decay, tuple(notes),
+        )  # fmt: skip
+
+    @property
+    def mean_action(self) -> Tensor:
+        """E[z] = Wμ + b (n,)."""
+        return self.weight @ self.moments.mean + self.bias
+
+    @property
+    def _width(self) -> int:
+        return len(self.output.output)
+
+    @property
+    def statistic_cross(self) -> Tensor:
+        """Cov(T, f) (d, k)."""
+        return self.moments.cross_covariance[self._width :]
+
+    @property
+    def statistic_covariance(self) -> Tensor:
+        """Cov(T) (d, d)."""
+        return self.pair.covariance[self._width :, self._width :]
+
+    def at_output(self, at: str) -> Stand:
+        """The output layer: its tail is the identity, and both operating points are one."""
+        step = self.output.action - self.mean_action
+        factor = self.output.factor
+        lost = 0.5 * (factor @ step).square().sum() - self.output.residual @ step
+        unit = torch.eye(self._width, dtype=torch.float64)
+        return Stand(at, unit, factor, step, lost.item(), self.output.loss, 1.0 if at == "average" else None)
+
+    def average(
+        self, cross: Tensor | None = None, covariance: Tensor | None = None, mean: Tensor | None = None
+    ) -> Stand:
+        """The tail linearised over the data; moments of the outputs g other than those seen may be given."""
+        if self.is_output and cross is None:
+            return self.at_output("average")
+        width, metric = self._width, self.output.factor
+        cross = self.moments.cross_covariance[:width] if cross is None else cross
+        covariance = self.pair.covariance[:width, :width] if covariance is None else covariance
+        mean = self.pair.mean[:width] if mean is None else mean
+        tail = average_tail(cross, covariance, self.weight, self.whitener, metric)
+        wanted = metric @ (self.output.output - mean)
+        lost = 0.5 * wanted.square().sum() + self.output.residual @ (mean - self.output.output)
+        step = thin_svd(metric @ tail.jacobian).pseudo_inverse @ wanted
+        return Stand(
+            "average", tail.jacobian, metric, step, lost.item(), self.output.loss, tail.determination
+        )
+
+    def at_point(self, point: OperatingPoint) -> Stand:
+        """The tail linearised at a constant action (the paper)."""
+        step = point.action - self.mean_action
+        lost = 0.5 * (point.factor @ step).square().sum() - point.score_mean @ step
+        metric = self.risk.factor(point.output)
+        return Stand("bayes", point.jacobian, metric, step, lost.item(), point.loss, None, point.saturated)
+
+    def fit(self, stand: Stand) -> LayerFit:
+        """The layer beside its optimum."""
+        readout = thin_svd(stand.metric)
+        white = (readout.left / readout.values) @ (
+            readout.right.T @ self.statistic_cross @ self.whitener.transform
+        )
+        return fit_layer(
+            factor=stand.metric @ stand.jacobian,
+            cross=stand.jacobian.T @ self.statistic_cross,
+            covariance=self.moments.covariance,
+            whitener=self.whitener,
+            mean=self.moments.mean,
+            weight=self.weight,
+            bias=self.bias,
+            displacement=stand.displacement,
+            displacement_loss=stand.displacement_loss,
+            readout_gain=0.5 * white.square().sum().item(),
+            weight_decay=self.weight_decay,
+        )
+
+    def score_covariance(self, stand: Stand) -> Tensor:
+        """Covariance (r, r) of the whitened scores that the tail can see."""
+        factor, metric = thin_svd(stand.metric @ stand.jacobian), thin_svd(stand.metric)
+        half = factor.left.T @ (metric.left / metric.values) @ metric.right.T
+        return half @ self.statistic_covariance @ half.T
+
+    def factor(self, stand: Stand) -> ThinSVD:
+        """Thin SVD of R."""
+        return thin_svd(stand.metric @ stand.jacobian)
+
+
+def agreement(predicted: float, actual: float) -> float:
+    """Smaller over larger of two decreases; 0 where their signs differ, 1 where both vanish."""
+    low, high = sorted((predicted, actual))
+    if low == high:
+        return 1.0
+    return max(0.0, low / high) if high > 0 else max(0.0, high / low)
+
+
+def look(outlook: Outlook, stand: Stand) -> View:
+    """The View of a layer at an operating point."""
+    fit, scores = outlook.fit(stand), outlook.score_covariance(stand)
+    rank, samples = outlook.whitener.rank, outlook.moments.count
+    weight = outlook.layer.weight
+    return View(
+        at=stand.at,
+        alignment=fit.alignment,
+        scale=fit.scale,
+        locality=agreement(fit.predicted_decrease, stand.constant_loss - outlook.loss),
+        gain_available=fit.gain_available,
+        gain_used=fit.gain_used,
+        gain_adjusted=adjusted_gain(fit.gain_available, scores, rank, samples),
+        gap_weight=fit.gap_weight,
+        gap_bias=fit.gap_bias,
+        gap_rank=fit.gap_rank,
+        spectrum=tuple(fit.spectrum[: len(scores)].tolist()),
+        noise_floor=noise_floor(scores, rank, samples),
+        constant_loss=stand.constant_loss,
+        predicted_loss=stand.constant_loss - fit.predicted_decrease,
+        tail_r2=stand.tail_r2,
+        saturated=stand.saturated,
+        optimal_weight=fit.optimal_weight.reshape(weight.shape).to(weight),
+        optimal_bias=fit.optimal_bias.to(weight),
+    )

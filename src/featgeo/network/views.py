@@ -1,0 +1,166 @@
+"""One layer in a report: a LayerReport with one View per operating point, and the findings about it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from torch import Tensor
+
+from featgeo.errors import FeatgeoError
+
+
+@dataclass(frozen=True)
+class View:
+    """What one operating point says of a layer. Gains, gaps and losses in loss units (nats for cross-entropy).
+
+    Attributes:
+        at: ``average`` (tail linearised over the data) or ``bayes`` (at the constant Bayes action, the paper).
+        alignment: cosine of what the weights do with what the optimal weights W* would do, in [-1, 1].
+        scale: length of the former over the length of the latter.
+        locality: how well the quadratic predicts the actual decrease of the loss, in [0, 1]; near 0 the other
+            numbers of this view mean little.
+        gain_available: decrease of the loss that the layer's input features allow through its tail.
+        gain_used: decrease that the weights in use attain, by the same quadratic.
+        gain_adjusted: gain_available less what noise alone would show; 0 with fewer samples than features.
+        gap_weight: lost because W is not W*.
+        gap_bias: lost because the mean output is not the Bayes action.
+        gap_rank: what a free linear read-out of the features would gain beyond gain_available.
+        spectrum: singular values of B on the features, descending; gain_available is half the sum of squares.
+        noise_floor: singular values below it are not told from noise (5 % level).
+        constant_loss: loss of the best constant output.
+        predicted_loss: loss that the quadratic predicts for the weights in use.
+        tail_r2: R² of the linear tail (average view only), else None.
+        saturated: neurons whose derivative vanishes at the Bayes action (bayes view only).
+        nulls: name of a null -> alignments found under it.
+        optimal_weight: W* (n, k) in torch's layout (for a convolution: flattened kernels), or None after loading.
+        optimal_bias: b* (n,), or None after loading.
+    """
+
+    at: str
+    alignment: float
+    scale: float
+    locality: float
+    gain_available: float
+    gain_used: float
+    gain_adjusted: float
+    gap_weight: float
+    gap_bias: float
+    gap_rank: float
+    spectrum: tuple[float, ...]
+    noise_floor: float
+    constant_loss: float
+    predicted_loss: float
+    tail_r2: float | None = None
+    saturated: tuple[int, ...] = ()
+    nulls: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    optimal_weight: Tensor | None = field(default=None, compare=False, repr=False)
+    optimal_bias: Tensor | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def significant(self) -> int:
+        """Number of modes above the noise floor."""
+        return sum(value > self.noise_floor for value in self.spectrum)
+
+    def rank(self, fraction: float = 0.99) -> int:
+        """Number of modes that hold this fraction of the gain of all significant modes."""
+        if not 0 < fraction <= 1:
+            raise FeatgeoError("fraction", f"{fraction}", "Pass a number in (0, 1].")
+        gains = [value**2 for value in self.spectrum[: self.significant]]
+        total, kept = sum(gains), 0.0
+        for count, gain in enumerate(gains):
+            if kept >= fraction * total * (1 - 1e-12):
+                return count
+            kept += gain
+        return len(gains)
+
+    @property
+    def width_curve(self) -> tuple[float, ...]:
+        """Predicted loss with 0, 1, 2, ... modes kept at their optimum."""
+        curve = [self.constant_loss]
+        for value in self.spectrum:
+            curve.append(curve[-1] - 0.5 * value**2)
+        return tuple(curve)
+
+
+VIEW_FIELDS = tuple(f.name for f in fields(View))
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer. Every field of :class:`View` can be read from it directly: it is that of the default view.
+
+    Attributes:
+        name: as in ``model.named_modules()``.
+        kind: class name of the module.
+        neurons: n, 0 where the layer was skipped.
+        inputs: k.
+        status: ``analysed``, ``bypassed`` (another road leads to the output) or ``skipped``.
+        reason: why not analysed in full, else empty.
+        feature_rank: numerical rank of the features' covariance.
+        default: name of the view shown first.
+        views: by operating point.
+        warnings: assumptions that fail for this layer, in words.
+    """
+
+    name: str
+    kind: str
+    neurons: int
+    inputs: int
+    status: str
+    reason: str = ""
+    feature_rank: int = 0
+    default: str = "average"
+    views: dict[str, View] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def view(self, at: str | None = None) -> View:
+        """The view at an operating point.
+
+        Raises:
+            FeatgeoError: where this layer has no such view.
+        """
+        at = at or self.default
+        if at not in self.views:
+            raise FeatgeoError(
+                f"layer '{self.name}'",
+                f"no view at {at!r} ({self.status}: {self.reason})",
+                f"It has: {list(self.views)}.",
+            )
+        return self.views[at]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in VIEW_FIELDS or name in ("significant", "rank", "width_curve"):
+            return getattr(self.view(), name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something worth acting on: the layer, a number, what it means and what to do."""
+
+    layer: str
+    title: str
+    detail: str
+    remedy: str
+    severity: str  # "act", "note" or "doubt"
+
+
+def layer_from(plain: dict[str, Any]) -> LayerReport:
+    """A LayerReport from plain data, in which None stands for NaN."""
+
+    def numbers(values: list[float | None]) -> tuple[float, ...]:
+        return tuple(math.nan if value is None else value for value in values)
+
+    views = {}
+    for at, view in plain.pop("views").items():
+        keep_none = ("tail_r2", "optimal_weight", "optimal_bias")
+        fields_: dict[str, Any] = {
+            name: math.nan if value is None and name not in keep_none else value
+            for name, value in view.items()
+        }
+        fields_["spectrum"], fields_["saturated"] = numbers(view["spectrum"]), tuple(view["saturated"])
+        fields_["nulls"] = {name: numbers(values) for name, values in view["nulls"].items()}
+        views[at] = View(**fields_)
+    return LayerReport(**{**plain, "views": views, "warnings": tuple(plain["warnings"])})
