@@ -28,7 +28,9 @@ def _tensor(part: object, where: str) -> Tensor:
     try:
         tensor = torch.as_tensor(part)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise FeatgeoError("data", f"in {where} a {type(part).__name__} that is no tensor ({error})", HINT) from error
+        raise FeatgeoError(
+            "data", f"in {where} a {type(part).__name__} that is no tensor ({error})", HINT
+        ) from error
     if tensor.ndim == 0:
         raise FeatgeoError("data", f"in {where} one number where a batch should be", HINT)
     return tensor
@@ -93,7 +95,9 @@ class Batches:
             inputs, targets = (_tensor(part, f"batch {number}") for part in batch)
             if len(inputs) != len(targets):
                 raise FeatgeoError(
-                    "data", f"in batch {number} {len(inputs)} inputs and {len(targets)} targets", "Pass one target each."
+                    "data",
+                    f"in batch {number} {len(inputs)} inputs and {len(targets)} targets",
+                    "Pass one target each.",
                 )
             if len(targets):
                 yield inputs, targets

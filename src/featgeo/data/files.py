@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -13,17 +16,34 @@ from featgeo.errors import FeatgeoError
 NAMES = (("inputs", "targets"), ("x", "y"), ("X", "y"), ("features", "labels"))
 
 
-def _load(path: Path, argument: str) -> object:
+@contextmanager
+def _reading(path: Path, argument: str) -> Iterator[None]:
+    """Names the argument and the file in whatever goes wrong while it is read."""
     try:
-        return np.load(path, allow_pickle=False)
+        yield
     except FileNotFoundError as error:
         raise FeatgeoError(argument, f"no file {path}", "Check the path.") from error
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, TypeError, OSError, EOFError, BadZipFile) as error:
         raise FeatgeoError(
             argument,
-            f"{path}, which numpy cannot read without pickle ({error})",
+            f"{path}, which cannot be read as numbers without pickle ({error})",
             "Save plain arrays with numpy.savez.",
         ) from error
+
+
+def _read(path: Path, argument: str) -> list[Tensor]:
+    """The array of a .npy, or inputs and targets of a .npz."""
+    with _reading(path, argument), path.open("rb") as file:
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return [torch.from_numpy(loaded)]
+        for names in NAMES:
+            if all(name in loaded for name in names):
+                return [torch.from_numpy(loaded[name]) for name in names]
+        found = ", ".join(loaded) or "no array"
+    raise FeatgeoError(
+        argument, f"{path} with {found}", "Name the arrays 'inputs' and 'targets' (or 'x' and 'y')."
+    )
 
 
 def read_pair(data: Path, targets: Path | None = None) -> tuple[Tensor, Tensor]:
@@ -36,20 +56,12 @@ def read_pair(data: Path, targets: Path | None = None) -> tuple[Tensor, Tensor]:
     Raises:
         FeatgeoError: for a missing or unreadable file, or one without such arrays.
     """
-    first = _load(data, "data")
-    if isinstance(first, np.ndarray):
-        if targets is None:
-            raise FeatgeoError("targets", "none beside a .npy of inputs", "Pass the .npy of the targets too.")
-        second = _load(targets, "targets")
-        if not isinstance(second, np.ndarray):
-            raise FeatgeoError("targets", f"{targets}, which is no .npy file", "Pass a .npy of the targets.")
-        return torch.from_numpy(first), torch.from_numpy(second)
-    assert isinstance(first, np.lib.npyio.NpzFile)
-    with first:
-        for inputs, labels in NAMES:
-            if inputs in first and labels in first:
-                return torch.from_numpy(first[inputs]), torch.from_numpy(first[labels])
-        names = ", ".join(first.files) or "no array"
-    raise FeatgeoError(
-        "data", f"{data} with {names}", "Name the arrays 'inputs' and 'targets' (or 'x' and 'y')."
-    )
+    first = _read(data, "data")
+    if len(first) == 2:
+        return first[0], first[1]
+    if targets is None:
+        raise FeatgeoError("targets", "none beside a .npy of inputs", "Pass the .npy of the targets too.")
+    second = _read(targets, "targets")
+    if len(second) == 2:
+        raise FeatgeoError("targets", f"{targets}, which is no .npy file", "Pass a .npy of the targets.")
+    return first[0], second[0]

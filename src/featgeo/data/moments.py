@@ -9,6 +9,7 @@ is that of the products themselves.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from featgeo.errors import FeatgeoError
 
-BLOCK = 64  # batches summed in the data's precision before they are merged in float64
+BLOCK = 128  # batches summed in the data's precision before they are merged in float64
+ROWS = 1024  # of one product
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,12 @@ class Moments:
     scatter: Tensor
     cross: Tensor
 
-    @property
+    @cached_property
     def covariance(self) -> Tensor:
         """Cov(x) (k, k), divided by the count (the distribution of the data, not an estimate beyond them)."""
         return self.scatter / self.count
 
-    @property
+    @cached_property
     def cross_covariance(self) -> Tensor:
         """Cov(u, x) (p, k)."""
         return self.cross / self.count
@@ -114,7 +116,7 @@ class MomentStream:
         if self._block is None:
             self._block = _Block(x.mean(0))
             self.precision = x.dtype
-        width = len(self._block.shift)
+        width = len(self._block.shift if self.total is None else self.total.mean)
         if x.shape[1] != width:
             raise FeatgeoError(
                 self.name, f"width {x.shape[1]} after {width} in earlier batches", "Use one width."
@@ -155,30 +157,43 @@ class MomentStream:
 
 
 class _Block:
-    """Sums of products in the data's own precision over a few batches, about one shift."""
+    """Sums of products in the data's own precision over some batches, about one shift.
+
+    Batches wait until they have ROWS rows together: one large product costs less than several small ones.
+    """
 
     def __init__(self, shift: Tensor) -> None:
         self.shift = shift
         self.scatter = shift.new_zeros(len(shift), len(shift))
         self.sums: Tensor | None = None  # (1 + p, k): sums of x, then cross-products
-        self.side: Companion | None = None  # the first companion's shift, and the running total
+        self.side_shift, self.side_total = shift[:0], shift[:0]
         self.count = 0
-        self.checks: list[Tensor] = []  # a scalar per batch that is NaN from the first bad batch on
+        self.checks: list[Tensor] = []  # a scalar per batch, NaN or infinite where the batch is
+        self._waiting: list[tuple[Tensor, Tensor]] = []
 
     def add(self, centred: Tensor, companion: Companion) -> None:
-        if self.sums is None or self.side is None:
+        if self.sums is None:
             self.sums = centred.new_zeros(companion.rows.shape[1], centred.shape[1])
-            self.side = companion._replace(total=torch.zeros_like(companion.total))
-        self.scatter.addmm_(centred.T, centred)
-        self.sums.addmm_(companion.rows.T.to(centred.dtype), centred)
-        self.side = self.side._replace(total=self.side.total + companion.total)
-        self.count += len(centred)
-        self.checks.append(self.sums[0].sum())
+            self.side_shift, self.side_total = companion.shift, torch.zeros_like(companion.total)
+        self.side_total = self.side_total + companion.total
+        self.count += centred.shape[0]
+        self.checks.append(centred.sum())
+        self._waiting.append((centred, companion.rows))
+        if sum(rows.shape[0] for rows, _ in self._waiting) >= ROWS:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        assert self.sums is not None
+        if self._waiting:
+            rows, side = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+            self.scatter.addmm_(rows.T, rows)
+            self.sums.addmm_(side.T.to(rows.dtype), rows)
+            self._waiting.clear()
 
     def moments(self) -> Moments:
+        self._multiply()
         assert self.sums is not None
-        assert self.side is not None
-        tensors = (self.shift, self.scatter, self.sums, self.side.shift, self.side.total)
+        tensors = (self.shift, self.scatter, self.sums, self.side_shift, self.side_total)
         shift, scatter, sums, side_shift, side_total = (t.to(torch.float64) for t in tensors)
         step, side = sums[0] / self.count, side_total / self.count
         return Moments(

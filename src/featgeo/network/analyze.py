@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from featgeo.data.batches import Batches
 from featgeo.errors import FeatgeoError, FeatgeoWarning
+from featgeo.network.features import Layer
 from featgeo.network.findings import find
-from featgeo.network.keep import undisturbed
+from featgeo.network.keep import home_of, undisturbed
 from featgeo.network.look import Outlook, look
 from featgeo.network.nulls import null_alignments
 from featgeo.network.report import Report
-from featgeo.network.sweep import Statistic, Sweep, read_outputs, run_model, sweep
+from featgeo.network.sweep import Runner, Statistic, Sweep, read_outputs, runner_of, sweep
 from featgeo.network.taps import FrozenTail, split_layers
 from featgeo.network.views import LayerReport
 from featgeo.theory.bayes import OperatingPoint, bayes_action
@@ -25,7 +26,7 @@ from featgeo.theory.losses import CanonicalLoss, Loss
 from featgeo.theory.named import LossLike, resolve_loss
 from featgeo.theory.risk import CanonicalRisk, EmpiricalRisk, Risk, make_risk
 
-BYPASS = 1e-4  # relative variation of the output with the layer frozen, above float32 rounding
+BYPASS = 1e-4  # variation of the output with the layer frozen, relative to its usual variation
 REDRAWS = 3
 
 
@@ -73,16 +74,17 @@ def analyze(
         raise FeatgeoError("model", f"a {type(model).__name__}", "Pass a torch.nn.Module.")
     if at not in ("average", "bayes"):
         raise FeatgeoError("at", f"{at!r}", "Pass 'average' or 'bayes'.")
-    if weight_decay < 0:
-        raise FeatgeoError("weight_decay", f"{weight_decay}", "It must be at least 0.")
+    if not 0 <= weight_decay < math.inf:
+        raise FeatgeoError("weight_decay", f"{weight_decay}", "It must be at least 0 and finite.")
     chosen, batches = resolve_loss(loss), Batches(data, batch_size)
     taps, skipped = split_layers(model, layers)
     if not taps:
         raise FeatgeoError("model", "no Linear or Conv layer to analyse", f"Skipped: {skipped or 'nothing'}.")
     with undisturbed(model):
-        risk, statistic = _targets_of(chosen, model, batches)
+        run = runner_of(model)
+        risk, statistic = _targets_of(chosen, run, batches)
         base = chosen.base if isinstance(chosen, CanonicalLoss) else None
-        found = sweep(model, batches, chosen, statistic, base, taps, progress)
+        found = sweep(run, home_of(model)[0], batches, chosen, statistic, base, taps, progress)
         risk = risk or CanonicalRisk(_canonical(chosen), found.pair.mean[found.width :], found.base)
         output = bayes_action(risk, start=found.pair.mean[: found.width])
         notes = _data_notes(chosen, found, output)
@@ -94,7 +96,7 @@ def analyze(
                     name, kind, 0, 0, "skipped", found.seen[name].obstacle, default=at
                 )
             elif name in taps:
-                reports[name] = _layer(model, name, found, risk, output, at, weight_decay, taps)
+                reports[name] = _layer(run, name, found, risk, output, at, weight_decay, taps)
             elif name in skipped:
                 reports[name] = LayerReport(name, kind, 0, 0, "skipped", skipped[name], default=at)
         if not any(report.views for report in reports.values()):
@@ -102,7 +104,7 @@ def analyze(
             raise FeatgeoError("model", "no layer that can be analysed", f"Reasons: {reasons}.")
         if nulls:
             draws = REDRAWS if nulls is True else int(nulls)
-            reports = null_alignments(reports, model, batches, taps, found, risk, output, draws, seed)
+            reports = null_alignments(reports, run, batches, taps, found, risk, output, draws, seed)
     report = Report(
         layers=reports,
         loss=chosen.name,
@@ -126,11 +128,11 @@ def _canonical(loss: Loss) -> CanonicalLoss:
     return loss
 
 
-def _targets_of(loss: Loss, model: nn.Module, data: Batches) -> tuple[Risk | None, Statistic]:
+def _targets_of(loss: Loss, run: Runner, data: Batches) -> tuple[Risk | None, Statistic]:
     """The statistic T(y); for a loss without one, minus its score at the output's Bayes action, and its risk."""
     if isinstance(loss, CanonicalLoss):
         return None, loss.statistic
-    width, targets = read_outputs(model, data)
+    width, targets = read_outputs(run, data)
     checked, counts = torch.unique(loss.check(targets.cpu(), width), dim=0, return_counts=True)
     weights = counts.to(torch.float64) / counts.sum()
     checked = checked.to(torch.float64) if checked.is_floating_point() else checked
@@ -160,7 +162,7 @@ def _data_notes(loss: Loss, found: Sweep, output: OperatingPoint) -> list[str]:
         notes.append(
             f"data: outputs {list(output.saturated[:8])} have constant targets; their Bayes action is infinite."
         )
-    if not output.factor.abs().max() > 0:
+    if not output.factor.any():
         raise FeatgeoError(
             "loss", f"no curvature of '{loss.name}' at the best constant", "Use a strictly convex loss."
         )
@@ -168,14 +170,14 @@ def _data_notes(loss: Loss, found: Sweep, output: OperatingPoint) -> list[str]:
 
 
 def _layer(
-    model: nn.Module,
+    run: Runner,
     name: str,
     found: Sweep,
     risk: Risk,
     output: OperatingPoint,
     at: str,
     weight_decay: float,
-    taps: dict,  # type: ignore[type-arg]
+    taps: dict[str, Layer],
 ) -> LayerReport:
     """The report of one layer that the sweep saw."""
     layer, note = taps[name], found.seen[name]
@@ -185,7 +187,7 @@ def _layer(
     if note.is_output:
         views["bayes"] = look(outlook, outlook.at_output("bayes"))
     else:
-        tail = FrozenTail(_forward(model), layer, note.shape, found.probe)
+        tail = FrozenTail(run, layer, found.probe)
         start = outlook.mean_action
         variation = tail.bypass(start)
         if not variation <= BYPASS:
@@ -216,7 +218,3 @@ def _layer(
         views=views,
         warnings=tuple(notes),
     )
-
-
-def _forward(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    return lambda inputs: run_model(model, inputs)

@@ -64,9 +64,9 @@ def _mean_patch(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
 
 def feature_rows(layer: Layer, x: Tensor) -> Tensor:
     """Features (m, k) of a batch: the input, or its mean over positions."""
+    positions = 0 if isinstance(layer, nn.Linear) else len(layer.kernel_size)
+    x = x[None] if x.ndim == positions + 1 else x  # no batch dimension
+    precision = torch.float64 if x.dtype == torch.float64 else torch.float32
     if isinstance(layer, nn.Linear):
-        return x if x.ndim == 2 else x.flatten(1, -2).mean(1)
-    unbatched = x.ndim == len(layer.kernel_size) + 1
-    x = x[None] if unbatched else x
-    x = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    return _mean_patch(layer, x)
+        return x if x.ndim == 2 else x.flatten(1, -2).mean(1, dtype=precision)
+    return _mean_patch(layer, x.to(precision))

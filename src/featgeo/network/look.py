@@ -13,7 +13,7 @@ from featgeo.network.sweep import Sweep
 from featgeo.network.taps import weight_matrix
 from featgeo.network.views import View
 from featgeo.theory.bayes import OperatingPoint
-from featgeo.theory.layer import LayerFit, average_tail, fit_layer
+from featgeo.theory.layer import LayerFit, average_tail, fit_layer, whitened_modes
 from featgeo.theory.linalg import ThinSVD, Whitener, thin_svd, whiten
 from featgeo.theory.noise import adjusted_gain, noise_floor
 from featgeo.theory.risk import Risk
@@ -155,9 +155,7 @@ class Outlook:
     def fit(self, stand: Stand) -> LayerFit:
         """The layer beside its optimum."""
         readout = thin_svd(stand.metric)
-        white = (readout.left / readout.values) @ (
-            readout.right.T @ self.statistic_cross @ self.whitener.transform
-        )
+        white = whitened_modes(readout, self.statistic_cross, self.whitener)
         return fit_layer(
             factor=stand.metric @ stand.jacobian,
             cross=stand.jacobian.T @ self.statistic_cross,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from featgeo.data.batches import Batches
 from featgeo.network.features import Layer
 from featgeo.network.look import Outlook, Stand
-from featgeo.network.sweep import Sweep, sweep_replaced
+from featgeo.network.sweep import Runner, Sweep, sweep_replaced
 from featgeo.network.views import LayerReport
 from featgeo.theory.bayes import OperatingPoint
 from featgeo.theory.linalg import psd_factor
@@ -43,7 +43,7 @@ def _random_weight(weight: Tensor, generator: torch.Generator) -> Tensor:
 
 def null_alignments(
     reports: dict[str, LayerReport],
-    model: nn.Module,
+    run: Runner,
     data: Batches,
     taps: dict[str, Layer],
     found: Sweep,
@@ -63,7 +63,7 @@ def null_alignments(
         redrawn = []
         for _ in range(draws):
             weight = _random_weight(outlook.weight, generator)
-            moments, outside = sweep_replaced(model, data, taps[name], weight)
+            moments, outside = sweep_replaced(run, data, taps[name], weight)
             other = replace(outlook, weight=weight)
             stand = other.average(moments.cross_covariance, outside.covariance, outside.mean)
             redrawn.append(other.fit(stand).alignment)

@@ -50,17 +50,23 @@ class Sweep:
         return len(self.pair.mean) // 2
 
 
-def run_model(model: nn.Module, inputs: Tensor) -> Tensor:
-    """The model on inputs brought to its device and, where floating, its dtype."""
+Runner = Callable[[Tensor], Tensor]
+
+
+def runner_of(model: nn.Module) -> Runner:
+    """The model as a function of inputs, which are brought to its device and, where floating, its dtype."""
     device, dtype = home_of(model)
-    inputs = inputs.to(device, dtype) if inputs.is_floating_point() else inputs.to(device)
-    return model(inputs)
+
+    def run(inputs: Tensor) -> Tensor:
+        return model(inputs.to(device, dtype) if inputs.is_floating_point() else inputs.to(device))
+
+    return run
 
 
-def forward_batch(model: nn.Module, inputs: Tensor, number: int) -> Tensor:
+def forward_batch(run: Runner, inputs: Tensor, number: int) -> Tensor:
     """Outputs (m, d) of one batch, in float32 or better; failures say which batch."""
     try:
-        outputs = as_rows(run_model(model, inputs))
+        outputs = as_rows(run(inputs))
     except FeatgeoError:
         raise
     except Exception as error:
@@ -76,11 +82,11 @@ def forward_batch(model: nn.Module, inputs: Tensor, number: int) -> Tensor:
     return outputs if outputs.dtype in (torch.float32, torch.float64) else outputs.float()
 
 
-def read_outputs(model: nn.Module, data: Batches) -> tuple[int, Tensor]:
+def read_outputs(run: Runner, data: Batches) -> tuple[int, Tensor]:
     """Number of outputs, and all targets: the first pass that a loss without a sufficient statistic needs."""
     width, targets = 0, []
     for number, (inputs, batch) in enumerate(data):
-        width = width or forward_batch(model, inputs, number).shape[1]
+        width = width or forward_batch(run, inputs, number).shape[1]
         targets.append(batch)
     if not targets:
         raise FeatgeoError("data", "no samples", "Pass at least one non-empty batch.")
@@ -88,7 +94,8 @@ def read_outputs(model: nn.Module, data: Batches) -> tuple[int, Tensor]:
 
 
 def sweep(
-    model: nn.Module,
+    run: Runner,
+    device: torch.device,
     data: Batches,
     loss: Loss,
     statistic: Statistic,
@@ -99,7 +106,8 @@ def sweep(
     """Run the model once over the data and accumulate the moments of all layers.
 
     Args:
-        model: in evaluation mode.
+        run: the model, in evaluation mode.
+        device: where it is.
         data: the batches.
         loss: whose mean is taken.
         statistic: T(y) of checked targets.
@@ -110,9 +118,9 @@ def sweep(
     streams = {name: MomentStream(f"layer '{name}'") for name in layers}
     pair = MomentStream("model outputs and targets")
     seen = {name: Seen() for name in layers}
-    device, _ = home_of(model)
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     centred: dict[str, Tensor] = {}
+    order: dict[str, None] = {}
     probe: list[Tensor] = []
     samples = 0
 
@@ -123,7 +131,7 @@ def sweep(
         bar = tqdm(data, total=len(data) or None, desc="analyze", unit="batch", disable=not progress)
         for number, (inputs, targets) in enumerate(bar):
             centred.clear()
-            outputs = forward_batch(model, inputs, number)
+            outputs = forward_batch(run, inputs, number)
             checked = loss.check(targets.to(outputs.device), outputs.shape[1])
             if len(checked) != len(outputs):
                 raise FeatgeoError(
@@ -135,17 +143,20 @@ def sweep(
             both = torch.cat([outputs, statistic(checked, outputs.shape[1]).to(outputs)], dim=1)
             side, shift = pair.centre(both)
             companion = Companion.of(side, shift)
-            pair.add(side, companion)
-            for name, note in seen.items():
+            order = dict.fromkeys(
+                (*centred, *layers)
+            )  # as called, so that the first layer with NaN is the one named
+            for name in order:
                 rows = centred.get(name, side[:0])
-                if note.close(len(side), len(rows), outputs):
+                if seen[name].close(len(side), len(rows), outputs):
                     streams[name].add(rows, companion)
+            pair.add(side, companion)
             samples += len(outputs)
             if sum(map(len, probe)) < PROBES and (not probe or probe[0].shape[1:] == inputs.shape[1:]):
                 probe.append(inputs[:PROBES])
     if not samples:
         raise FeatgeoError("data", "no samples", "Pass at least one non-empty batch.")
-    results = {name: streams[name].result() for name, note in seen.items() if not note.obstacle}
+    results = {name: streams[name].result() for name in order if not seen[name].obstacle}
     total, offset = (sums / samples).tolist()
     return Sweep(
         {name: m.to("cpu") for name, m in results.items()},
@@ -158,22 +169,22 @@ def sweep(
     )
 
 
-def sweep_replaced(model: nn.Module, data: Batches, layer: Layer, weight: Tensor) -> tuple[Moments, Moments]:
+def sweep_replaced(run: Runner, data: Batches, layer: Layer, weight: Tensor) -> tuple[Moments, Moments]:
     """Moments of a layer's features with companion g, and of g, when its weight is replaced by another (n, k)."""
     change = (weight - layer.weight.detach().to("cpu", torch.float64).flatten(1)).reshape(layer.weight.shape)
     change = change.to(layer.weight)
     stream, outside = MomentStream("re-drawn layer"), MomentStream("re-drawn outputs")
     held: list[Tensor] = []
 
-    def moved(inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        held[:] = [stream.centre(feature_rows(layer, inputs[0]))[0]]
+    def moved(given: Tensor, output: Tensor) -> Tensor:
+        held[:] = [stream.centre(feature_rows(layer, given))[0]]
         if isinstance(layer, nn.Linear):
-            return output + nn.functional.linear(inputs[0], change)
-        return output + layer._conv_forward(inputs[0], change, None)
+            return output + nn.functional.linear(given, change)
+        return output + layer._conv_forward(given, change, None)
 
     with replacing(layer, moved):
         for number, (inputs, _) in enumerate(data):
-            outputs = forward_batch(model, inputs, number)
+            outputs = forward_batch(run, inputs, number)
             side, shift = outside.centre(outputs)
             companion = Companion.of(side, shift)
             outside.add(side, companion)

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from featgeo.errors import FeatgeoError
 from featgeo.network.features import LAYERS, Layer, feature_rows
@@ -22,8 +24,12 @@ def split_layers(model: nn.Module, only: list[str] | None = None) -> tuple[dict[
     """The layers that can be analysed by name, and why each other module with parameters of its own can not.
 
     Raises:
-        FeatgeoError: for a name in ``only`` that the model has not.
+        FeatgeoError: for a name in ``only`` that the model has not, or parameters that have no shape yet.
     """
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        raise FeatgeoError(
+            "model", "lazy layers whose shape is not known yet", "Run it once on a batch of inputs."
+        )
     modules = dict(model.named_modules())
     unknown = [name for name in only or [] if name not in modules]
     if unknown:
@@ -74,33 +80,34 @@ class Seen:
     """What the forward passes showed of a layer.
 
     Attributes:
-        shape: shape of its output without the batch dimension.
         least: fewest calls in one batch.
         most: most calls in one batch.
         rowwise: whether it always had one feature row per sample.
         is_output: whether its output was always the model's output, entry by entry.
     """
 
-    shape: tuple[int, ...] = ()
     least: int = 1 << 30
     most: int = 0
     rowwise: bool = True
     is_output: bool = True
     _calls: int = 0
     _output: Tensor | None = field(default=None, repr=False)
+    _version: int = 0
 
     def call(self, output: Tensor) -> bool:
         """Note one call; whether it is the first in this batch."""
         self._calls += 1
-        self.shape, self._output = tuple(output.shape[1:]), output
+        self._output, self._version = output, output._version
         return self._calls == 1
 
     def close(self, samples: int, rows: int, outputs: Tensor) -> bool:
         """Close a batch; whether the layer had one row per sample in it."""
         self.least, self.most = min(self.least, self._calls), max(self.most, self._calls)
         mine = self._output
-        same = mine is not None and (
-            mine is outputs or (mine.shape == outputs.shape and torch.equal(mine, outputs))
+        same = (
+            mine is not None
+            and mine._version == self._version  # else it was changed in place after the layer made it
+            and (mine is outputs or (mine.shape == outputs.shape and torch.equal(mine, outputs)))
         )
         self.is_output &= same
         self.rowwise &= rows == samples
@@ -119,29 +126,38 @@ class Seen:
         return "" if self.rowwise else "its input has not one row per sample"
 
 
+def _input_of(arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> Tensor:
+    """What a layer was called with, by position or by keyword."""
+    return arguments[0] if arguments else keywords["input"]
+
+
 @contextmanager
 def reading(
     layers: dict[str, Layer], receive: Callable[[str, Tensor], None], seen: dict[str, Seen]
 ) -> Iterator[None]:
     """Hand the feature rows of every layer to ``receive`` as they appear, and note what each layer did."""
 
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def hook_for(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, arguments: Any, keywords: dict[str, Any], output: Tensor) -> None:
             if seen[name].call(output):
-                receive(name, feature_rows(layers[name], inputs[0]))
+                receive(name, feature_rows(layers[name], _input_of(arguments, keywords)))
 
         return hook
 
     with ExitStack() as stack:
         for name, layer in layers.items():
-            stack.callback(layer.register_forward_hook(hook_for(name)).remove)
+            stack.callback(layer.register_forward_hook(hook_for(name), with_kwargs=True).remove)
         yield
 
 
 @contextmanager
-def replacing(layer: nn.Module, output: Callable[[tuple[Tensor, ...], Tensor], Tensor]) -> Iterator[None]:
-    """Replace a layer's output by a function of its inputs and output."""
-    handle = layer.register_forward_hook(lambda _module, inputs, out: output(inputs, out))
+def replacing(layer: nn.Module, output: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
+    """Replace a layer's output by a function of its input and output."""
+
+    def hook(_module: nn.Module, arguments: Any, keywords: dict[str, Any], made: Tensor) -> Tensor:
+        return output(_input_of(arguments, keywords), made)
+
+    handle = layer.register_forward_hook(hook, with_kwargs=True)
     try:
         yield
     finally:
@@ -157,24 +173,22 @@ class FrozenTail:
     Args:
         forward: runs the model on a batch of inputs.
         layer: the layer.
-        shape: of its output, without the batch dimension.
         probe: some input samples (p, ...), p >= 2 for the check.
     """
 
-    def __init__(self, forward: Forward, layer: Layer, shape: tuple[int, ...], probe: Tensor) -> None:
-        self.forward, self.layer, self.shape, self.probe = forward, layer, shape, probe
+    def __init__(self, forward: Forward, layer: Layer, probe: Tensor) -> None:
+        self.forward, self.layer, self.probe = forward, layer, probe
         self.channels_first = not isinstance(layer, nn.Linear)
 
-    def _spread(self, z: Tensor) -> Tensor:
-        """z (m, n) at every position of the layer's output (m, *shape)."""
-        gaps = (1,) * (len(self.shape) - 1)
-        size = len(z), z.shape[1]
-        shaped = z.reshape(*size, *gaps) if self.channels_first else z.reshape(size[0], *gaps, size[1])
-        return shaped.expand(len(z), *self.shape)
+    def _spread(self, z: Tensor, output: Tensor) -> Tensor:
+        """z (m, n) at every position of the layer's output (m, ...), a tensor of its own: tails may work in place."""
+        gaps = (1,) * (output.ndim - 2)
+        shape = (*z.shape, *gaps) if self.channels_first else (len(z), *gaps, z.shape[1])
+        return z.to(output).reshape(shape).expand(output.shape).clone(memory_format=torch.contiguous_format)
 
     def _run(self, z: Tensor, inputs: Tensor) -> Tensor:
-        def constant(_inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return self._spread(z.to(output)).contiguous()
+        def constant(_input: Tensor, output: Tensor) -> Tensor:
+            return self._spread(z, output)
 
         with replacing(self.layer, constant):
             return as_rows(self.forward(inputs)).to(z)
@@ -184,12 +198,16 @@ class FrozenTail:
         return self._run(z, self.probe[:1].expand(len(z), *self.probe.shape[1:]))
 
     def bypass(self, z: Tensor) -> float:
-        """How much the output still varies with the input when the layer is frozen at z (n,), relative to its size.
+        """How much the output varies with the input when the layer is frozen at z (n,), relative to when it is not.
 
-        About 0 (rounding) where the layer is the only road to the output; NaN with fewer than two probes.
+        0 where the layer is the only road to the output, rounding aside; NaN with fewer than two probes.
         """
         if len(self.probe) < 2:
             return float("nan")
-        outputs = self._run(z.expand(len(self.probe), -1), self.probe)
-        scale = outputs.abs().max().clamp_min(1e-30)
-        return ((outputs - outputs[:1]).abs().max() / scale).item()
+        free, frozen = (
+            as_rows(outputs).to(z)
+            for outputs in (self.forward(self.probe), self._run(z.expand(len(self.probe), -1), self.probe))
+        )
+        rounding = 4 * torch.finfo(self.layer.weight.dtype).eps * frozen.abs().max()
+        usual = (free - free[:1]).abs().max().clamp_min(1e-30)
+        return (((frozen - frozen[:1]).abs().max() - rounding).clamp_min(0) / usual).item()

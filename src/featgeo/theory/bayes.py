@@ -9,6 +9,7 @@ cannot reach the output's own Bayes action. The minimiser nearest the start is t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -23,7 +24,9 @@ Tail = Callable[[Tensor], Tensor]
 
 SATURATED = 1e-3  # a neuron whose derivative fell below this fraction of its largest at the probes
 MAX_STEPS = 200
+LEVEL = 1e-14  # a promised decrease below this fraction of the loss is lost in its rounding: converged
 NEWTON_WIDTH = 256  # widest layer for which the exact Hessian is formed
+FLAT = 1e-8  # slope without curvature above which there is no minimum yet, as beyond the knee of a Huber loss
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class OperatingPoint:
                 f"{layer}: the Bayes action did not converge in {self.steps} steps (a further decrease of "
                 f"{self.decrement:.1e} is promised); it may lie at infinity."
             )
-        if not self.reached and not self.saturated:
+        if not self.reached and not self.saturated and math.isfinite(self.unreached):
             notes.append(
                 f"{layer}: the tail cannot reach the output's Bayes action (it is {self.unreached:.1e} above); "
                 "Gauss-Newton metric and exact Hessian differ here."
@@ -117,18 +120,25 @@ def _describe(risk: Risk, tail: Tail | None, action: Tensor, tolerance: float, s
 
 
 def _decrement(factor: Tensor, gradient: Tensor) -> float:
-    """½ gᵀH⁺g with H = RᵀR: the decrease that a full Newton step promises."""
+    """½ gᵀH⁺g with H = RᵀR: the decrease that a full Newton step promises; infinite for a slope without curvature."""
     svd = thin_svd(factor)
-    return 0.5 * ((svd.right.T @ gradient) / svd.values).square().sum().item()
+    along = svd.right.T @ gradient
+    if (gradient - svd.right @ along).norm() > FLAT:
+        return math.inf
+    return 0.5 * (along / svd.values).square().sum().item()
 
 
 def _damped(risk: Risk, tail: Tail, start: Tensor, tolerance: float) -> tuple[Tensor, int]:
-    """Levenberg-Marquardt from a start; every accepted step lowers the loss."""
+    """Levenberg-Marquardt from a start; every accepted step lowers the loss.
+
+    The damping begins at the size of the metric and falls only where the quadratic has predicted the decrease well,
+    so that the search does not leap over the nearest minimum into saturation.
+    """
 
     def value(z: Tensor) -> float:
         return risk.value(tail(z[None]).detach())[0].item()
 
-    action, current, damping, steps = start, value(start), 1e-3, 0
+    action, current, damping, steps = start, value(start), 1.0, 0
     while steps < MAX_STEPS:
         steps += 1
         output, jacobian = jacobian_of(tail, action)
@@ -137,14 +147,17 @@ def _damped(risk: Risk, tail: Tail, start: Tensor, tolerance: float) -> tuple[Te
         promise = 0.5 * (slope / svd.values).square().sum().item()
         if promise <= tolerance * max(1.0, abs(current)):
             break
-        largest = svd.values.max().square()
+        curvature = svd.values.square()
         while damping < 1e12:
-            step = svd.right @ (slope / (svd.values.square() + damping * largest))
-            trial = value(action - step)
+            move = slope / (curvature + damping * curvature.max())
+            trial = value(action - svd.right @ move)
+            predicted = (slope @ move - 0.5 * curvature @ move.square()).item()
             if trial < current:
-                action, current, damping = action - step, trial, max(damping / 10, 1e-15)
+                faithful = current - trial > 0.75 * predicted
+                damping = max(damping / 10, 1e-15) if faithful else damping
+                action, current = action - svd.right @ move, trial
                 break
-            damping *= 10
+            damping *= 4
         else:
             break
     return action, steps
@@ -169,8 +182,11 @@ def _newton(risk: Risk, tail: Tail, action: Tensor, steps: int) -> tuple[Tensor,
             if trial < current:
                 break
             step = step / 2
-        else:
-            return action, steps
+        else:  # the loss is level to rounding: whether a full step is one towards the minimum, its gradient says
+            trial, step = current, vectors @ ((vectors.T @ gradient) / size)
+            output, jacobian = jacobian_of(tail, action - step)
+            if not (jacobian.T @ risk.gradient(output)).norm() < gradient.norm() / 2:
+                return action, steps
         action, current = action - step, trial
         if (gradient @ step).abs().item() < 1e-22 * max(1.0, abs(current)):
             return action, steps
@@ -218,7 +234,9 @@ def bayes_action(
     exact = precision == torch.float64 and len(action) <= NEWTON_WIDTH
     if exact and not (point.converged and point.reached):
         action, steps = _newton(risk, through, action, steps)
-        point = _describe(risk, through, action, 1e-16, steps)
+        point = _describe(risk, through, action, tolerance, steps)
+    level = point.decrement <= max(tolerance, LEVEL) * max(1.0, abs(point.loss))
+    point = replace(point, converged=level)
     if tail is None:
         return point
     places = [start, torch.zeros_like(action), *(probes or [])]

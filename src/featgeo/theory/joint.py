@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,23 +9,28 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from featgeo.errors import FeatgeoError, FeatgeoWarning
+from featgeo.errors import FeatgeoError
 
 
 def as_float64(values: ArrayLike | Tensor, argument: str) -> Tensor:
     """A float64 tensor of anything numeric; NaN and infinity are refused."""
     try:
-        tensor = (
-            values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values, dtype=np.float64))
-        )
+        tensor = values if isinstance(values, Tensor) else torch.from_numpy(_real_array(values))
     except (TypeError, ValueError) as error:
         raise FeatgeoError(
             argument, f"{type(values).__name__} that is not numeric", "Pass numbers."
         ) from error
+    if tensor.is_complex():
+        raise FeatgeoError(argument, "complex numbers", "Pass real numbers.")
     tensor = tensor.detach().to(torch.float64)
     if not torch.isfinite(tensor).all():
         raise FeatgeoError(argument, "NaN or infinite entries", "Remove or replace them.")
     return tensor
+
+
+def _real_array(values: ArrayLike) -> np.ndarray:
+    array = np.asarray(values)
+    return array if np.iscomplexobj(array) else array.astype(np.float64)
 
 
 def read_joint(
@@ -71,12 +75,21 @@ def read_joint(
     total = counts.sum()
     if total <= 0:
         raise FeatgeoError("joint", "only zeros", "Pass a table with at least one positive entry.")
-    for axis, name in ((1, "rows (values of x)"), (0, "columns (values of y)")):
-        empty = (counts.sum(axis) == 0).nonzero()[:, 0].tolist()
-        if empty:
-            text = f"joint: {name} {empty[:8]} have probability zero; they take no part in any mode."
-            warnings.warn(text, FeatgeoWarning, stacklevel=3)
     return counts / total, labels
+
+
+def joint_notes(joint: Tensor) -> list[str]:
+    """What is degenerate about a joint, in words: values that never occur, or a single value."""
+    notes = []
+    for axis, name in ((1, "rows (values of x)"), (0, "columns (values of y)")):
+        empty = (joint.sum(axis) == 0).nonzero()[:, 0].tolist()
+        if empty:
+            notes.append(f"joint: {name} {empty[:8]} have probability zero; they take no part in any mode.")
+        if joint.shape[1 - axis] - len(empty) == 1:
+            notes.append(
+                f"joint: only one of the {name} has positive probability; there is nothing to learn."
+            )
+    return notes
 
 
 def dependence(joint: Tensor) -> float:

@@ -36,14 +36,18 @@ def optimal_weight(
     """
     if weight_decay > 0:
         return solve_ridge(factor, cross, covariance, weight_decay)
-    transform = (whitener or whiten(covariance)).transform
-    modes = whitened_modes(factor, cross, transform)
-    return (factor.right / factor.values) @ (factor.left.T @ modes) @ transform.T
+    whitener = whitener or whiten(covariance)
+    return _unpenalised(factor, whitened_modes(factor, cross, whitener), whitener)
 
 
-def whitened_modes(factor: ThinSVD, cross: Tensor, transform: Tensor) -> Tensor:
+def _unpenalised(factor: ThinSVD, modes: Tensor, whitener: Whitener) -> Tensor:
+    """R⁺ modes Tᵀ (n, k): the weight that does in the two metrics what the modes say."""
+    return (factor.right / factor.values) @ whitener.back(factor.left.T @ modes)
+
+
+def whitened_modes(factor: ThinSVD, cross: Tensor, whitener: Whitener) -> Tensor:
     """(R⁺)ᵀ K T (m, r): what W* does in the metric of the loss and of the features; ½‖·‖² is the gain available."""
-    return factor.left @ ((factor.right.T @ cross @ transform) / factor.values[:, None])
+    return factor.left @ (whitener.white(factor.right.T @ cross) / factor.values[:, None])
 
 
 @dataclass(frozen=True)
@@ -107,12 +111,10 @@ def fit_layer(
         weight_decay: λ.
     """
     svd = thin_svd(factor)
-    transform = whitener.transform
     root = whitener.root  # R W Σ T has the norm of R W Σ^½ on the features' range
-    modes = whitened_modes(svd, cross, transform)
+    target = modes = whitened_modes(svd, cross, whitener)
     used = factor @ weight @ root
-    best = (svd.right / svd.values) @ (svd.left.T @ modes) @ transform.T
-    target = modes
+    best = _unpenalised(svd, modes, whitener)
     if weight_decay > 0:
         best = optimal_weight(svd, cross, covariance, weight_decay)
         target = factor @ best @ root
@@ -164,14 +166,14 @@ def average_tail(
         whitener: of Σ_f.
         metric: R_out (m, d), a factor of the output metric.
     """
-    whitened = cross_outputs @ whitener.transform  # Cov(g, white features) (d, r)
+    whitened = whitener.white(cross_outputs)  # Cov(g, white features) (d, r)
     spread = weight @ whitener.root  # Cov(z, white features) (n, r)
     if spread.shape[0] <= spread.shape[1]:
-        inner = whiten(spread @ spread.T).transform
-        jacobian = whitened @ spread.T @ inner @ inner.T
+        inner = whiten(spread @ spread.T)
+        jacobian = inner.back(inner.white(whitened @ spread.T))
     else:
-        inner = whiten(spread.T @ spread).transform
-        jacobian = whitened @ inner @ inner.T @ spread.T
+        inner = whiten(spread.T @ spread)
+        jacobian = inner.back(inner.white(whitened)) @ spread.T
     explained = (metric @ jacobian @ spread).square().sum().item()
     total = torch.einsum("ij,jk,ik->", metric, outputs, metric).item()
     return AverageTail(jacobian, min(1.0, explained / total) if total > 0 else 1.0)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-INVERSE_STEPS = 20
+INVERSE_STEPS = 6
 
 
 def rank_tolerance(size: int, dtype: torch.dtype) -> float:
@@ -24,19 +25,61 @@ def rank_tolerance(size: int, dtype: torch.dtype) -> float:
 
 @dataclass(frozen=True)
 class Whitener:
-    """A matrix T (k, r) with TᵀΣT = I_r and T Tᵀ a (reflexive) generalised inverse of Σ.
+    """A matrix T (k, r) with TᵀΣT = I_r and T Tᵀ a (reflexive) generalised inverse of Σ, kept in factored form.
 
     Attributes:
-        transform: T, float64.
-        root: ΣT (k, r), so that root rootᵀ = Σ; the whitened features' loadings.
         rank: r, the number of directions that stand above rounding.
         tolerance: the relative cut-off that decided r.
+        scale: standard deviations (k,); a feature of variance zero takes no part.
+        lower: Cholesky factor of the correlation matrix of the live features, where it has full rank; else
+        eigen: its eigenvalues (r,) and eigenvectors (·, r) above the cut-off.
     """
 
-    transform: Tensor
-    root: Tensor
     rank: int
     tolerance: float
+    scale: Tensor
+    lower: Tensor | None = None
+    eigen: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def _live(self) -> Tensor:
+        return self.scale > 0
+
+    def white(self, rows: Tensor) -> Tensor:
+        """Rows T (m, r) of rows (m, k): a cross-covariance with the features becomes one with white features."""
+        scaled = rows[:, self._live] / self.scale[self._live]
+        if self.lower is not None:
+            return torch.linalg.solve_triangular(self.lower, scaled.T, upper=False).T
+        assert self.eigen is not None
+        return scaled @ (self.eigen[1] / self.eigen[0].sqrt())
+
+    def back(self, rows: Tensor) -> Tensor:
+        """Rows Tᵀ (m, k) of rows (m, r): weights on white features become weights on the features."""
+        if self.lower is not None:
+            weights = torch.linalg.solve_triangular(self.lower.T, rows.T, upper=True).T
+        else:
+            assert self.eigen is not None
+            weights = rows @ (self.eigen[1] / self.eigen[0].sqrt()).T
+        full = rows.new_zeros(len(rows), len(self.scale))
+        full[:, self._live] = weights / self.scale[self._live]
+        return full
+
+    @cached_property
+    def transform(self) -> Tensor:
+        """T itself (k, r)."""
+        return self.white(torch.eye(len(self.scale)).to(self.scale))
+
+    @cached_property
+    def root(self) -> Tensor:
+        """ΣT (k, r), so that root rootᵀ = Σ: the loadings of the features on the white ones."""
+        if self.lower is not None:
+            loadings = self.lower
+        else:
+            assert self.eigen is not None
+            loadings = self.eigen[1] * self.eigen[0].sqrt()
+        full = self.scale.new_zeros(len(self.scale), self.rank)
+        full[self._live] = loadings * self.scale[self._live][:, None]
+        return full
 
 
 def whiten(covariance: Tensor, accumulated: torch.dtype = torch.float64) -> Whitener:
@@ -49,45 +92,32 @@ def whiten(covariance: Tensor, accumulated: torch.dtype = torch.float64) -> Whit
         accumulated: precision in which Σ was summed; sets the rank rule.
     """
     sigma = covariance.to(torch.float64)
-    size = sigma.shape[0]
-    tolerance = rank_tolerance(size, accumulated)
-    deviation = sigma.diagonal().clamp_min(0).sqrt()
-    live = deviation > 0
-    scale = deviation[live]
-    correlation = (sigma if live.all() else sigma[live][:, live]) / scale.outer(scale)
-    columns, loadings = _cholesky_whitening(correlation, tolerance) or _eigen_whitening(
-        correlation, tolerance
-    )
-    transform, root = sigma.new_zeros(2, size, columns.shape[1])
-    transform[live] = columns / scale[:, None]
-    root[live] = loadings * scale[:, None]
-    return Whitener(transform, root, columns.shape[1], tolerance)
+    tolerance = rank_tolerance(len(sigma), accumulated)
+    scale = sigma.diagonal().clamp_min(0).sqrt()
+    live = scale > 0
+    correlation = (sigma if live.all() else sigma[live][:, live]) / scale[live].outer(scale[live])
+    lower = _certain_cholesky(correlation, tolerance)
+    if lower is not None:
+        return Whitener(len(lower), tolerance, scale, lower=lower)
+    values, vectors = torch.linalg.eigh(correlation)
+    keep = values > tolerance * values.max().clamp_min(0) if len(values) else values > 0
+    return Whitener(int(keep.sum()), tolerance, scale, eigen=(values[keep], vectors[:, keep]))
 
 
-def _cholesky_whitening(matrix: Tensor, tolerance: float) -> tuple[Tensor, Tensor] | None:
-    """L⁻ᵀ and L where the matrix clearly has full rank, else None.
+def _certain_cholesky(matrix: Tensor, tolerance: float) -> Tensor | None:
+    """The Cholesky factor of a matrix that clearly has full rank, else None.
 
-    Clearly: its smallest eigenvalue, estimated by inverse iteration, is four times above the cut-off that the rank
+    Clearly: its smallest eigenvalue, estimated by inverse iteration, is ten times above the cut-off that the rank
     rule would set (its Frobenius norm bounds the largest).
     """
     lower, failed = torch.linalg.cholesky_ex(matrix)
     if failed.item() or not len(matrix):
         return None
-    inverse = torch.linalg.solve_triangular(lower, torch.eye(len(lower)).to(lower), upper=False)
-    vector = torch.cos(torch.arange(len(lower), dtype=lower.dtype, device=lower.device))
-    growth = 0.0
+    vector, growth = torch.cos(torch.arange(len(lower)).to(lower))[:, None], 0.0
     for _ in range(INVERSE_STEPS):
-        vector = inverse.T @ (inverse @ (vector / vector.norm()))
+        vector = torch.cholesky_solve(vector / vector.norm(), lower)
         growth = vector.norm().item()
-    return (inverse.T, lower) if growth * 4 * tolerance * matrix.norm().item() < 1 else None
-
-
-def _eigen_whitening(matrix: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
-    """V Λ^-½ and V Λ^½ over the eigenvalues that the rank rule keeps."""
-    values, vectors = torch.linalg.eigh(matrix)
-    keep = values > tolerance * values.max().clamp_min(0) if len(values) else values > 0
-    roots = values[keep].sqrt()
-    return vectors[:, keep] / roots, vectors[:, keep] * roots
+    return lower if growth * 10 * tolerance * matrix.norm().item() < 1 else None
 
 
 def psd_factor(matrix: Tensor) -> tuple[Tensor, float]:

@@ -10,6 +10,7 @@ Source: Shisher, Ornee, Sun, arXiv 2202.04632, Theorems 1 to 4, in the notation 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -129,6 +130,8 @@ class LocalProblem:
 
     def divergence(self, x: int) -> float:
         """L-divergence of the constant action under P_{Y|X=x}; for log-loss KL(P_{Y|X=x} ‖ P_Y) at the output."""
+        if not 0 <= x < len(self.joint):
+            raise FeatgeoError("x", f"{x}", f"Pass the row of a value of x: 0..{len(self.joint) - 1}.")
         at_constant = self._conditional_risks[x].value(self.point.output[None])[0].item()
         return at_constant - self._conditional_losses[x].item()
 
@@ -158,6 +161,28 @@ class LocalProblem:
             )
         return values
 
+    def _bias(self, bias: ArrayLike | Tensor) -> Tensor:
+        values = as_float64(bias, "bias")
+        if values.shape != self.action.shape:
+            raise FeatgeoError(
+                "bias", f"shape {tuple(values.shape)}", f"Pass one value per neuron: ({len(self.action)},)."
+            )
+        return values
+
+    def _layer(
+        self, weight: ArrayLike | Tensor, bias: ArrayLike | Tensor, feature: ArrayLike | Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weight, bias, feature and the feature's mean, of shapes that agree."""
+        values, mean = self._feature(feature)
+        w = self._weight(weight)
+        if w.shape[1] != values.shape[1]:
+            raise FeatgeoError(
+                "weight",
+                f"{w.shape[1]} columns for features of width {values.shape[1]}",
+                "Pass one column per feature.",
+            )
+        return w, self._bias(bias), values, mean
+
     def optimal_weight(self, feature: ArrayLike | Tensor, weight_decay: float = 0.0) -> tuple[Tensor, Tensor]:
         """W* (n, k) and b* (n,) for given features f (|X|, k); see :func:`featgeo.theory.layer.optimal_weight`.
 
@@ -166,8 +191,8 @@ class LocalProblem:
             weight_decay: λ of a penalty λ/2 ‖W‖².
         """
         values, mean = self._feature(feature)
-        if weight_decay < 0:
-            raise FeatgeoError("weight_decay", f"{weight_decay}", "It must be at least 0.")
+        if not 0 <= weight_decay < math.inf:
+            raise FeatgeoError("weight_decay", f"{weight_decay}", "It must be finite and at least 0.")
         centred = values - mean
         weighted = self.p_x[:, None] * centred
         cross = self.metric @ (self.displacement.T @ weighted)
@@ -179,7 +204,7 @@ class LocalProblem:
         inverse = thin_svd(self.factor @ self._weight(weight)).pseudo_inverse @ self.factor
         feature = (self.displacement - self._mean_displacement) @ inverse.T
         if bias is not None:
-            feature = feature + inverse @ (self.action + self._mean_displacement - as_float64(bias, "bias"))
+            feature = feature + inverse @ (self.action + self._mean_displacement - self._bias(bias))
         return feature
 
     def low_rank(self, k: int) -> Solution:
@@ -187,8 +212,9 @@ class LocalProblem:
 
         The features are uncorrelated with unit variance; modes beyond the rank of B are zero.
         """
-        if k < 1:
-            raise FeatgeoError("k", f"{k}", "The width is at least 1.")
+        if k < 1 or k != int(k):
+            raise FeatgeoError("k", f"{k}", "The width is a whole number, at least 1.")
+        k = int(k)
         left, values, right = torch.linalg.svd(self.B, full_matrices=False)
         kept = min(k, len(values))
         live = self.p_x > 0
@@ -203,10 +229,9 @@ class LocalProblem:
         self, weight: ArrayLike | Tensor, bias: ArrayLike | Tensor, feature: ArrayLike | Tensor
     ) -> float:
         """The theorem's quadratic, in loss units: around c (first-order targets) or around the exact ones."""
-        values, mean = self._feature(feature)
-        w = self._weight(weight)
+        w, b, values, mean = self._layer(weight, bias, feature)
         product = self.factor @ w @ ((values - mean) * self.p_x.sqrt()[:, None]).T
-        shift = as_float64(bias, "bias") + w @ mean - self.action - self._mean_displacement
+        shift = b + w @ mean - self.action - self._mean_displacement
         misfit = 0.5 * (self.B - product).square().sum() + 0.5 * (self.factor @ shift).square().sum()
         if self.exact_target:
             return self.conditional_entropy + misfit.item()
@@ -217,8 +242,8 @@ class LocalProblem:
         self, weight: ArrayLike | Tensor, bias: ArrayLike | Tensor, feature: ArrayLike | Tensor
     ) -> float:
         """E[loss(g(W f(X) + b), Y)] of the network itself, in loss units."""
-        values, _ = self._feature(feature)
-        z = values @ self._weight(weight).T + as_float64(bias, "bias")
+        w, b, values, _ = self._layer(weight, bias, feature)
+        z = values @ w.T + b
         outputs = z if self.tail is None else self.tail(z).detach()
         table = torch.stack(
             [self.loss.values(outputs, y.expand(len(z), *y.shape)) for y in self.targets], dim=1

@@ -142,7 +142,9 @@ class CrossEntropy(CanonicalLoss):
         if targets.ndim == 1:
             one_hot = torch.zeros(len(targets), width, device=targets.device)
             targets = one_hot.scatter_(1, targets[:, None], 1.0)
-        return (1 - self.label_smoothing) * targets + self.label_smoothing / width
+        if self.label_smoothing:
+            targets = (1 - self.label_smoothing) * targets.to(torch.float64) + self.label_smoothing / width
+        return targets
 
     def log_partition(self, outputs: Tensor) -> Tensor:
         """Log Σ exp z."""

@@ -58,12 +58,12 @@ class CallableLoss(Loss):
 
 def _per_sample(module: nn.Module) -> CallableLoss:
     """A torch.nn loss with its reduction undone over samples, kept over all other dimensions."""
-    inner = copy.copy(module)
+    inner = copy.deepcopy(module)
     total = getattr(module, "reduction", None) == "sum"
     inner.reduction = "none"  # type: ignore[assignment]
 
     def per_sample(output: Tensor, target: Tensor) -> Tensor:
-        values: Tensor = inner(output, target)
+        values: Tensor = inner.to(output)(output, target)  # class weights in the outputs' precision
         rest = values.reshape(len(output), -1)
         return rest.sum(1) if total else rest.mean(1)
 

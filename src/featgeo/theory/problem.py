@@ -5,18 +5,22 @@ from __future__ import annotations
 import warnings
 from typing import Literal
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from featgeo.errors import FeatgeoError, FeatgeoWarning
 from featgeo.theory.bayes import OperatingPoint, Tail, bayes_action
-from featgeo.theory.joint import as_float64, read_joint
+from featgeo.theory.joint import as_float64, joint_notes, read_joint
 from featgeo.theory.linalg import psd_factor, thin_svd
 from featgeo.theory.local import LocalProblem
 from featgeo.theory.losses import CanonicalLoss, Loss
 from featgeo.theory.named import LossLike, resolve_loss
 from featgeo.theory.risk import conditional_risks, hessian_of, make_risk, output_scores
+
+TARGETS = ("first_order", "exact")
+METRICS = ("auto", "gauss_newton", "hessian")
 
 
 def _read_targets(loss: Loss, size: int, y_values: ArrayLike | Tensor | None, labels: object) -> Tensor:
@@ -32,10 +36,17 @@ def _read_targets(loss: Loss, size: int, y_values: ArrayLike | Tensor | None, la
             )
         return torch.arange(size)
     values = as_float64(y_values, "y_values")
-    if len(values) != size:
+    if values.shape[:1] != (size,):
         raise FeatgeoError(
-            "y_values", f"{len(values)} values for {size} columns of the joint", "Pass one per column."
+            "y_values",
+            f"shape {tuple(values.shape)} for {size} columns of the joint",
+            "Pass one value per column.",
         )
+    if loss.name == "cross_entropy":
+        kind = (
+            y_values.dtype if isinstance(y_values, Tensor) else torch.from_numpy(np.asarray(y_values)).dtype
+        )
+        return values.to(torch.int64) if values.ndim == 1 and not kind.is_floating_point else values
     return values[:, None] if values.ndim == 1 and isinstance(loss, CanonicalLoss) else values
 
 
@@ -110,6 +121,9 @@ def local_problem(
     Raises:
         FeatgeoError: where an argument does not describe a problem.
     """
+    for argument, value, known in (("target", target, TARGETS), ("metric", metric, METRICS)):
+        if value not in known:
+            raise FeatgeoError(argument, repr(value), f"Known: {', '.join(known)}.")
     table, labels = read_joint(joint)  # type: ignore[arg-type]
     chosen = resolve_loss(loss)
     targets = _read_targets(chosen, table.shape[1], y_values, labels)
@@ -122,11 +136,17 @@ def local_problem(
         outputs = width if not canonical else table.shape[1] if targets.ndim == 1 else targets.shape[1]
     else:
         outputs = _output_width(tail, width or 0)
-    targets = chosen.check(targets, outputs or 0)
+    try:
+        targets = chosen.check(targets, outputs or 0)
+    except FeatgeoError as error:  # the losses speak of targets; this function's user has y_values and a tail
+        argument = "y_values" if y_values is not None or tail is None else "tail"
+        raise FeatgeoError(argument, error.found, error.remedy) from error
     risk = make_risk(chosen, targets, table.sum(0), outputs or 0)
     begin = torch.zeros(width or 0, dtype=torch.float64) if start is None else as_float64(start, "start")
+    if begin.shape != ((width or 0),):
+        raise FeatgeoError("start", f"shape {tuple(begin.shape)}", f"Pass one value per neuron: ({width},).")
     point = bayes_action(risk, tail, begin)
-    notes = point.notes()
+    notes = joint_notes(table) + point.notes()
     factor = point.factor
     if metric == "hessian" or (metric == "auto" and not point.reached):
         through: Tail = tail if tail is not None else (lambda z: z)
