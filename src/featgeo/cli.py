@@ -26,20 +26,25 @@ app = typer.Typer(
 )
 console = Console()
 
+TITLES = {
+    "digits": "Handwritten digits: a tanh/SiLU classifier, cross-entropy",
+    "diabetes": "Diabetes progression: a regressor, mean square",
+}
+
 
 @app.command(epilog="Example: featgeo demo --out report.html")
 def demo(
-    out: Annotated[Path, typer.Option(help="Where the HTML report goes.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(help="Where the report on the digits goes.")] = Path("report.html"),
     seed: Annotated[int, typer.Option(help="Of initial weights and batches.")] = 0,
     epochs: Annotated[int, typer.Option(help="Of training.", min=1)] = 60,
 ) -> None:
     """Train two small networks on real data, analyse them, write a report. Under a minute."""
-    reports = run_demo(seed=seed, epochs=epochs)
-    for title, report in reports.items():
-        console.rule(title)
+    reports = run_demo(seed=seed, epochs=epochs, progress=sys.stderr.isatty())
+    for name, report in reports.items():
+        console.rule(TITLES[name])
         console.print(report)
-    write_pages(reports, out)
-    console.print(f"Report: [bold]{out.resolve()}[/bold]", soft_wrap=True)
+    for name, report in reports.items():
+        _written(out if name == "digits" else out.with_stem(f"{out.stem}-{name}"), report.to_html)
 
 
 @app.command(
@@ -84,7 +89,7 @@ def _written(path: Path, write: Callable[[Path], Any]) -> None:
         raise FeatgeoError(
             "out", f"{path}, which cannot be written ({error})", "Choose another place."
         ) from error
-    console.print(f"Wrote [bold]{path}[/bold]", soft_wrap=True)
+    console.print(f"Report: [bold]{path.resolve()}[/bold]", soft_wrap=True)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 
 import torch
 from sklearn.datasets import load_diabetes, load_digits
@@ -28,6 +29,18 @@ def diabetes() -> tuple[Tensor, Tensor]:
     x = torch.tensor(measures, dtype=torch.float32)
     y = torch.tensor(progression, dtype=torch.float32)[:, None]
     return (x - x.mean(0)) / x.std(0), (y - y.mean()) / y.std()
+
+
+def network(inputs: int, first: int, second: int, outputs: int) -> nn.Module:
+    """Two hidden layers, tanh and SiLU."""
+    parts = {
+        "hidden1": nn.Linear(inputs, first),
+        "tanh": nn.Tanh(),
+        "hidden2": nn.Linear(first, second),
+        "silu": nn.SiLU(),
+        "output": nn.Linear(second, outputs),
+    }
+    return nn.Sequential(OrderedDict(parts))
 
 
 def train(
@@ -56,20 +69,19 @@ def demo(seed: int = 0, progress: bool = True, epochs: int = 60) -> dict[str, Re
         epochs: of training.
 
     Returns:
-        Their reports, by title.
+        Their reports: ``digits`` and ``diabetes``.
     """
     torch.manual_seed(seed)
-    classifier = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 16), nn.SiLU(), nn.Linear(16, 10))
-    regressor = nn.Sequential(nn.Linear(10, 16), nn.Tanh(), nn.Linear(16, 8), nn.SiLU(), nn.Linear(8, 1))
+    classifier, regressor = network(64, 32, 16, 10), network(10, 16, 8, 1)
     reports = {}
-    for title, model, (x, y), loss in (
-        ("Handwritten digits, cross-entropy", classifier, digits(), nn.CrossEntropyLoss()),
-        ("Diabetes progression, mean square", regressor, diabetes(), nn.MSELoss()),
+    for name, model, (x, y), loss in (
+        ("digits", classifier, digits(), nn.CrossEntropyLoss()),
+        ("diabetes", regressor, diabetes(), nn.MSELoss()),
     ):
-        train(model, x, y, loss, epochs, title.split(",")[0].lower(), progress)
+        train(model, x, y, loss, epochs, name, progress)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FeatgeoWarning)  # carried and shown by the report
-            reports[title] = analyze(
+            reports[name] = analyze(
                 model, (x, y), loss, weight_decay=WEIGHT_DECAY, nulls=True, progress=progress, seed=seed
             )
     return reports

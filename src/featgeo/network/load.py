@@ -36,7 +36,7 @@ def load_model(spec: str, weights: Path | None = None) -> nn.Module:
             "model", f"{spec!r}, which cannot be imported ({error})", "Check module and name."
         ) from error
     try:
-        model = found if isinstance(found, nn.Module) else found()  # type: ignore[operator]
+        model = found() if callable(found) and not isinstance(found, nn.Module) else found
     except Exception as error:
         raise FeatgeoError(
             "model", f"{type(error).__name__} raised by {spec}: {error}", "Mend the factory."

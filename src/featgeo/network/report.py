@@ -109,9 +109,8 @@ class Report:
             findings = tuple(Finding(**finding) for finding in data.pop("findings"))
             return cls(layers=layers, findings=findings, **{**data, "warnings": tuple(data["warnings"])})
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise FeatgeoError(
-                "path", f"{path}, which is no featgeo report", "Pass what Report.save wrote."
-            ) from error
+            found = f"{path}, which is no featgeo report"
+            raise FeatgeoError("path", found, "Pass what Report.save wrote.") from error
 
     def summary(self) -> str:
         """A few lines of plain text: the loss, each layer's verdict, the findings."""

@@ -1,0 +1,182 @@
+"""ModalDecomposition against its peers: the same table, the same accuracy, one run.
+
+Run: OMP_NUM_THREADS=1 python benchmarks/modes.py [--jobs dense columns sparse] [--repeats 5]
+     The peer is prince 0.23 (pip install prince). The sparse job needs about 3 GB and some minutes; --scale 0.1 makes it
+     ten times smaller.
+
+dense    3,000 x 2,000 counts, 10 modes: prince.CA with its exact engine, and with its randomised default.
+columns  5 million rows of two raw columns: pandas.crosstab, then prince.CA (prince has no way in for raw columns).
+sparse   1,000,000 x 100,000 with 10 million nonzeros, 10 modes: beside a bare scipy.sparse.linalg.svds on the same
+         operator, and beside the time that the solver's own sparse products took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+from scipy.sparse.linalg import LinearOperator, svds
+
+from featgeo.tables.modes import ModalDecomposition
+from featgeo.tables.operator import Dependence
+
+MODES = 10
+
+
+def timed(job: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of one call, and what it gave."""
+    start = time.perf_counter()
+    result = job()
+    return time.perf_counter() - start, result
+
+
+def compare(title: str, ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> None:
+    """Interleaved runs of both, median times, and how far the correlations differ."""
+    pairs = [(timed(ours), timed(theirs)) for _ in range(repeats)]
+    mine, peer = (statistics.median(pair[side][0] for pair in pairs) for side in (0, 1))
+    difference = np.abs(pairs[0][0][1] - pairs[0][1][1]).max()
+    print(f"{title:46}{mine:9.3f}{peer:10.3f}{peer / mine:8.1f} x   {difference:.1e}", flush=True)
+
+
+def header() -> None:
+    print(f"{'job':46}{'ours s':>9}{'peer s':>10}{'ratio':>10}   largest difference of a correlation")
+
+
+def counts(rows: int, columns: int, total: float) -> np.ndarray:
+    """A table whose dependence has a few strong modes and a long tail."""
+    rng = np.random.default_rng(0)
+    mass = np.outer(rng.gamma(2, 1, rows) + 0.1, rng.gamma(2, 1, columns) + 0.1)
+    scores = rng.normal(size=(rows, 4)) * [0.5, 0.4, 0.3, 0.2] @ rng.normal(size=(columns, 4)).T
+    rates = mass * np.exp(scores)
+    return rng.poisson(rates / rates.sum() * total).astype(float)
+
+
+def dense(repeats: int) -> None:
+    import prince
+
+    frame = pd.DataFrame(counts(3000, 2000, 6e7))
+
+    def ours() -> np.ndarray:
+        return ModalDecomposition(n_components=MODES, random_state=0).fit(frame).correlations_
+
+    def theirs(engine: str) -> np.ndarray:
+        peer = prince.CA(n_components=MODES, engine=engine, random_state=0).fit(frame)
+        return np.sqrt(peer.eigenvalues_)[:MODES]
+
+    compare("3,000 x 2,000, prince engine='scipy' (exact)", ours, lambda: theirs("scipy"), min(repeats, 2))
+    compare("3,000 x 2,000, prince's default (randomised)", ours, lambda: theirs("sklearn"), repeats)
+    flat = pd.DataFrame(np.random.default_rng(1).poisson(10, (3000, 2000)).astype(float))
+    frame = flat
+    compare("flat spectrum, prince engine='scipy' (exact)", ours, lambda: theirs("scipy"), 1)
+    compare("flat spectrum, prince's default (randomised)", ours, lambda: theirs("sklearn"), 1)
+
+
+def columns(repeats: int) -> None:
+    import prince
+
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 200, 5_000_000)
+    y = (x // 4 + rng.integers(0, 30, len(x))) % 100
+    names = [np.array([f"{kind} {i:03d}" for i in range(200)], dtype=object) for kind in ("item", "place")]
+    kinds: dict[str, tuple[Any, Any]] = {"integers": (x, y)}
+    kinds["strings (pandas str)"] = tuple(
+        pd.Series(pd.array(n[v], dtype="str")) for n, v in zip(names, (x, y), strict=True)
+    )
+    kinds["strings (Python objects)"] = tuple(n[v] for n, v in zip(names, (x, y), strict=True))
+    kinds["categoricals"] = tuple(column.astype("category") for column in kinds["strings (pandas str)"])
+
+    for kind, (a, b) in kinds.items():
+
+        def ours(a: Any = a, b: Any = b) -> np.ndarray:
+            return ModalDecomposition(n_components=MODES).fit_columns(a, b).correlations_
+
+        def theirs(a: Any = a, b: Any = b) -> np.ndarray:
+            peer = prince.CA(n_components=MODES, engine="scipy").fit(pd.crosstab(a, b))
+            return np.sqrt(peer.eigenvalues_)[:MODES]
+
+        compare(f"5 million rows, {kind}", ours, theirs, min(repeats, 3))
+
+
+def communities(rows: int, columns: int, nonzeros: int, groups: int = 12) -> sparse.csr_array:
+    """Counts of visits: every row and column belongs to a group, and visits stay in it more often than not."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([np.arange(rows), rng.integers(0, rows, int(1.03 * nonzeros) - rows)])
+    inside = rng.random(len(x)) < 0.5 + 0.03 * (x % groups)
+    anywhere = rng.integers(0, columns, len(x))
+    y = np.where(inside, anywhere - anywhere % groups + x % groups, anywhere) % columns
+    table = sparse.coo_array((np.ones(len(x)), (x, y)), shape=(rows, columns)).tocsr()
+    return table[:, np.flatnonzero(table.sum(axis=0))]
+
+
+def large(scale: float) -> None:
+    table = communities(int(1_000_000 * scale), int(100_000 * scale), int(10_000_000 * scale))
+    print(f"\n{table.shape[0]:,} x {table.shape[1]:,}, {table.nnz:,} nonzeros, {MODES} modes")
+    spent: list[float] = []
+    product, transposed = Dependence.times, Dependence.times_transposed
+
+    def clocked(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: Dependence, v: np.ndarray) -> np.ndarray:
+            start = time.perf_counter()
+            result = (self.matrix if method is product else self.matrix.T) @ v
+            spent.append(time.perf_counter() - start)
+            root, other = self.root_rows, self.root_columns
+            if method is transposed:
+                root, other = other, root
+            return result - (root * (other @ v) if v.ndim == 1 else np.outer(root, other @ v))
+
+        return call
+
+    Dependence.times, Dependence.times_transposed = clocked(product), clocked(transposed)  # type: ignore[method-assign]
+    seconds, fit = timed(lambda: ModalDecomposition(n_components=MODES, random_state=0).fit(table))
+    Dependence.times, Dependence.times_transposed = product, transposed  # type: ignore[method-assign]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"ours, everything: {seconds:.1f} s; its {len(spent)} sparse products: {sum(spent):.1f} s; "
+          f"ratio {seconds / sum(spent):.2f}; peak memory of the process {peak:.1f} GiB", flush=True)  # fmt: skip
+    b = fit.dependence()
+    solver, left = timed(lambda: svds(bare(b), MODES, rng=np.random.default_rng(0)))
+    print(f"bare svds on the same operator: {solver:.1f} s; ours is {seconds / solver:.2f} of it; "
+          f"largest difference {np.abs(np.sort(left[1])[::-1] - fit.correlations_).max():.1e}")  # fmt: skip
+    print("correlations:", fit.correlations_.round(4))
+
+
+def bare(b: Dependence) -> LinearOperator:
+    """Sparse minus rank one, as anyone would write it."""
+    p, r, c = b.matrix, b.root_rows, b.root_columns
+    return LinearOperator(
+        p.shape,
+        matvec=lambda v: p @ v - r * (c @ v),
+        rmatvec=lambda u: p.T @ u - c * (r @ u),
+        dtype=np.float64,
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--jobs", nargs="+", choices=["dense", "columns", "sparse"], default=["dense", "columns", "sparse"]
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--scale", type=float, default=1.0)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if {"dense", "columns"}.intersection(options.jobs):
+        header()
+    if "dense" in options.jobs:
+        dense(options.repeats)
+    if "columns" in options.jobs:
+        columns(options.repeats)
+    if "sparse" in options.jobs:
+        large(options.scale)
+
+
+if __name__ == "__main__":
+    main()
