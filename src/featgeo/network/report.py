@@ -15,7 +15,7 @@ from featgeo.network.views import VIEW_FIELDS, Finding, LayerReport, View, layer
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from rich.table import Table
+    from rich.console import RenderableType
 
 FORMAT = 1  # of the JSON file
 
@@ -124,7 +124,7 @@ class Report:
             )
         return "\n".join(lines + [f"- {f.layer}: {f.title}. {f.remedy}" for f in self.findings])
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> RenderableType:
         from featgeo.show.console import report_table  # rich is heavy: only where a report is printed
 
         return report_table(self.to_dict())
@@ -143,7 +143,7 @@ class Report:
         """Write one self-contained page: table, spectra, gain along depth, alignment beside locality, findings."""
         from featgeo.show.html import page
 
-        Path(path).write_text(page(self.to_dict()), encoding="utf-8")
+        Path(path).write_text(page(self.to_dict()), encoding="utf-8", newline="\n")
 
     def plot(self) -> Figure:
         """The report's figures as one matplotlib figure."""

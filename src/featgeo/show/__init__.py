@@ -1,0 +1,1 @@
+"""Pictures, pages and terminal tables of results, from plain data: nothing here computes."""
