@@ -14,6 +14,7 @@ from rich.console import Console
 from featgeo.data.files import read_pair
 from featgeo.demo import demo as run_demo
 from featgeo.errors import FeatgeoError, FeatgeoWarning
+from featgeo.experiments.runner import validate as run_validate
 from featgeo.network.analyze import analyze as run_analyze
 from featgeo.network.load import load_model
 
@@ -79,6 +80,18 @@ def analyze(
     for path, write in ((html, report.to_html), (json, report.save)):
         if path is not None:
             _written(path, write)
+
+
+@app.command(epilog="Example: featgeo validate --quick --only order --out validation")
+def validate(
+    quick: Annotated[bool, typer.Option(help="Reduced runs, under a minute together.")] = False,
+    only: Annotated[list[str] | None, typer.Option(help="Name of an experiment; can be repeated.")] = None,
+    seed: Annotated[int, typer.Option(help="From which all random numbers follow.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of results, figures and page.")] = Path("validation"),
+    fresh: Annotated[bool, typer.Option(help="Run again what is finished.")] = False,
+) -> None:
+    """Run the experiments that test the theory; what is finished is not run again."""
+    raise typer.Exit(run_validate(quick=quick, only=only or (), seed=seed, out=out, fresh=fresh))
 
 
 def _written(path: Path, write: Callable[[Path], Any]) -> None:

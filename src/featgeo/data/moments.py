@@ -18,7 +18,6 @@ from torch import Tensor
 from featgeo.errors import FeatgeoError
 
 BLOCK = 128  # batches summed in the data's precision before they are merged in float64
-ROWS = 1024  # of one product
 
 
 @dataclass(frozen=True)
@@ -157,10 +156,7 @@ class MomentStream:
 
 
 class _Block:
-    """Sums of products in the data's own precision over some batches, about one shift.
-
-    Batches wait until they have ROWS rows together: one large product costs less than several small ones.
-    """
+    """Sums of products in the data's own precision over some batches, about one shift."""
 
     def __init__(self, shift: Tensor) -> None:
         self.shift = shift
@@ -169,29 +165,18 @@ class _Block:
         self.side_shift, self.side_total = shift[:0], shift[:0]
         self.count = 0
         self.checks: list[Tensor] = []  # a scalar per batch, NaN or infinite where the batch is
-        self._waiting: list[tuple[Tensor, Tensor]] = []
 
     def add(self, centred: Tensor, companion: Companion) -> None:
         if self.sums is None:
             self.sums = centred.new_zeros(companion.rows.shape[1], centred.shape[1])
             self.side_shift, self.side_total = companion.shift, torch.zeros_like(companion.total)
+        self.scatter.addmm_(centred.T, centred)
+        self.sums.addmm_(companion.rows.T.to(centred.dtype), centred)
         self.side_total = self.side_total + companion.total
         self.count += centred.shape[0]
-        self.checks.append(centred.sum())
-        self._waiting.append((centred, companion.rows))
-        if sum(rows.shape[0] for rows, _ in self._waiting) >= ROWS:
-            self._multiply()
-
-    def _multiply(self) -> None:
-        assert self.sums is not None
-        if self._waiting:
-            rows, side = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
-            self.scatter.addmm_(rows.T, rows)
-            self.sums.addmm_(side.T.to(rows.dtype), rows)
-            self._waiting.clear()
+        self.checks.append(self.sums[0].sum())
 
     def moments(self) -> Moments:
-        self._multiply()
         assert self.sums is not None
         tensors = (self.shift, self.scatter, self.sums, self.side_shift, self.side_total)
         shift, scatter, sums, side_shift, side_total = (t.to(torch.float64) for t in tensors)
@@ -200,6 +185,6 @@ class _Block:
             self.count,
             shift + step,
             side_shift + side,
-            scatter - self.count * step.outer(step),
-            sums[1:] - self.count * side.outer(step),
+            scatter.addr(step, step, alpha=-self.count),
+            sums[1:].addr(side, step, alpha=-self.count),
         )

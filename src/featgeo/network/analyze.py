@@ -15,13 +15,14 @@ from featgeo.errors import FeatgeoError, FeatgeoWarning
 from featgeo.network.features import Layer
 from featgeo.network.findings import find
 from featgeo.network.keep import home_of, undisturbed
-from featgeo.network.look import Outlook, look
+from featgeo.network.look import Outlook, look, still
 from featgeo.network.nulls import null_alignments
 from featgeo.network.report import Report
 from featgeo.network.sweep import Runner, Statistic, Sweep, read_outputs, runner_of, sweep
 from featgeo.network.taps import FrozenTail, split_layers
 from featgeo.network.views import LayerReport
 from featgeo.theory.bayes import OperatingPoint, bayes_action
+from featgeo.theory.linalg import rank_tolerance
 from featgeo.theory.losses import CanonicalLoss, Loss
 from featgeo.theory.named import LossLike, resolve_loss
 from featgeo.theory.risk import CanonicalRisk, EmpiricalRisk, Risk, make_risk
@@ -76,13 +77,15 @@ def analyze(
         raise FeatgeoError("at", f"{at!r}", "Pass 'average' or 'bayes'.")
     if not 0 <= weight_decay < math.inf:
         raise FeatgeoError("weight_decay", f"{weight_decay}", "It must be at least 0 and finite.")
+    if not isinstance(nulls, int) or nulls < 0:
+        raise FeatgeoError("nulls", f"{nulls!r}", "Pass True, False or a number of draws.")
     chosen, batches = resolve_loss(loss), Batches(data, batch_size)
     taps, skipped = split_layers(model, layers)
     if not taps:
         raise FeatgeoError("model", "no Linear or Conv layer to analyse", f"Skipped: {skipped or 'nothing'}.")
     with undisturbed(model):
         run = runner_of(model)
-        risk, statistic = _targets_of(chosen, run, batches)
+        risk, statistic = _targets_of(chosen, run, home_of(model)[1], batches)
         base = chosen.base if isinstance(chosen, CanonicalLoss) else None
         found = sweep(run, home_of(model)[0], batches, chosen, statistic, base, taps, progress)
         risk = risk or CanonicalRisk(_canonical(chosen), found.pair.mean[found.width :], found.base)
@@ -104,7 +107,9 @@ def analyze(
             raise FeatgeoError("model", "no layer that can be analysed", f"Reasons: {reasons}.")
         if nulls:
             draws = REDRAWS if nulls is True else int(nulls)
-            reports = null_alignments(reports, run, batches, taps, found, risk, output, draws, seed)
+            reports = null_alignments(
+                reports, run, batches, taps, found, risk, output, weight_decay, draws, seed
+            )
     report = Report(
         layers=reports,
         loss=chosen.name,
@@ -128,7 +133,7 @@ def _canonical(loss: Loss) -> CanonicalLoss:
     return loss
 
 
-def _targets_of(loss: Loss, run: Runner, data: Batches) -> tuple[Risk | None, Statistic]:
+def _targets_of(loss: Loss, run: Runner, dtype: torch.dtype, data: Batches) -> tuple[Risk | None, Statistic]:
     """The statistic T(y); for a loss without one, minus its score at the output's Bayes action, and its risk."""
     if isinstance(loss, CanonicalLoss):
         return None, loss.statistic
@@ -140,8 +145,10 @@ def _targets_of(loss: Loss, run: Runner, data: Batches) -> tuple[Risk | None, St
     action = bayes_action(risk, start=torch.zeros(width, dtype=torch.float64)).action
 
     def minus_score(batch: Tensor, _width: int) -> Tensor:
+        precision = torch.promote_types(torch.promote_types(batch.dtype, dtype), torch.float32)
+        batch = batch.to(precision) if batch.is_floating_point() else batch
         empirical = EmpiricalRisk(loss, batch, torch.ones(0))
-        return -empirical.scores(action.to(batch.device, torch.float32))
+        return -empirical.scores(action.to(batch.device, precision))
 
     return risk, minus_score
 
@@ -162,6 +169,12 @@ def _data_notes(loss: Loss, found: Sweep, output: OperatingPoint) -> list[str]:
         notes.append(
             f"data: outputs {list(output.saturated[:8])} have constant targets; their Bayes action is infinite."
         )
+    tolerance = max((rank_tolerance(1, dtype) for dtype in found.precisions.values()), default=0.0)
+    constant = still(found.pair.covariance, found.pair.mean, tolerance)
+    if constant[found.width :].all():
+        raise FeatgeoError("data", "targets that do not vary", "Pass data with different targets.")
+    if constant[: found.width].all():
+        notes.append("model: its outputs do not vary on these data; no layer before the last has any effect.")
     if not output.factor.any():
         raise FeatgeoError(
             "loss", f"no curvature of '{loss.name}' at the best constant", "Use a strictly convex loss."
@@ -198,8 +211,7 @@ def _layer(
             if variation != variation:
                 reason = "one sample only: cannot tell whether another road leads to the output"
         else:
-            precision = torch.float64 if found.precisions[name] == torch.float64 else torch.float32
-            point = bayes_action(risk, tail, start, precision=precision)
+            point = bayes_action(risk, tail, start, precision=layer.weight.dtype)
             notes += point.notes(f"layer '{name}'")
             if isinstance(risk, CanonicalRisk) or point.reached:
                 views["bayes"] = look(outlook, outlook.at_point(point))
@@ -214,6 +226,7 @@ def _layer(
         status=status,
         reason=reason,
         feature_rank=outlook.whitener.rank,
+        is_output=note.is_output,
         default=default,
         views=views,
         warnings=tuple(notes),

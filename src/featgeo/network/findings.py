@@ -7,7 +7,7 @@ from dataclasses import replace
 from featgeo.network.report import Report
 from featgeo.network.views import Finding, LayerReport
 
-GAP = 0.1  # share of the available gain that the weights leave unused
+GAP = 0.1  # share of the gain of W* that the weights miss
 WIDE = 0.5  # share of the neurons that the modes for 99 % of the gain need
 LOCAL = 0.5  # locality below which the quadratic's numbers are doubted
 
@@ -16,13 +16,16 @@ def find(report: Report) -> Report:
     """The report with its findings filled in."""
     found: list[Finding] = []
     for layer in report.analysed:
-        found += _findings(layer, last=layer.view("average").tail_r2 == 1.0)
+        found += _findings(layer)
     return replace(report, findings=tuple(found))
 
 
-def _findings(layer: LayerReport, last: bool) -> list[Finding]:
+def _findings(layer: LayerReport) -> list[Finding]:
     view, found = layer.view(), []
-    signal = view.significant > 0
+    signal, last = view.significant > 0, layer.is_output
+    missed = (
+        1 + view.scale**2 - 2 * view.alignment * view.scale
+    )  # ‖U - U*‖²/‖U*‖², U = R W Σ^½; gap over gain at λ = 0
     if not signal:
         found.append(
             Finding(
@@ -43,12 +46,12 @@ def _findings(layer: LayerReport, last: bool) -> list[Finding]:
                 "doubt",
             )
         )
-    if last and signal and view.locality >= LOCAL and view.gap_weight > GAP * view.gain_available:
+    if last and signal and view.locality >= LOCAL and missed > GAP:
         found.append(
             Finding(
                 layer.name,
                 "the last layer is not optimal for its features",
-                f"its weights leave {view.gap_weight:.3g} of {view.gain_available:.3g} loss units",
+                f"alignment {view.alignment:.2f} and scale {view.scale:.2f} miss {missed:.0%} of the gain of W*",
                 "Train it longer, or refit it on frozen features.",
                 "act",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,8 @@ from featgeo.theory.linalg import ThinSVD, Whitener, thin_svd, whiten
 from featgeo.theory.noise import adjusted_gain, noise_floor
 from featgeo.theory.risk import Risk
 
+AXES = 32  # most principal axes of the outputs along which the loss's gradient is looked at
+
 
 @dataclass(frozen=True)
 class Stand:
@@ -27,6 +30,7 @@ class Stand:
         at: its name.
         jacobian: of the tail (d, n).
         metric: a factor of the output metric (m, d).
+        output: g there (d,).
         displacement: what b + Wμ lacks to the best constant (n,).
         displacement_loss: loss units lost through that.
         constant_loss: loss at the constant.
@@ -37,6 +41,7 @@ class Stand:
     at: str
     jacobian: Tensor
     metric: Tensor
+    output: Tensor
     displacement: Tensor
     displacement_loss: float
     constant_loss: float
@@ -125,24 +130,28 @@ class Outlook:
         factor = self.output.factor
         lost = 0.5 * (factor @ step).square().sum() - self.output.residual @ step
         unit = torch.eye(self._width, dtype=torch.float64)
-        return Stand(at, unit, factor, step, lost.item(), self.output.loss, 1.0 if at == "average" else None)
+        determination = 1.0 if at == "average" else None
+        action = self.output.action
+        return Stand(at, unit, factor, action, step, lost.item(), self.output.loss, determination)
 
     def average(
         self, cross: Tensor | None = None, covariance: Tensor | None = None, mean: Tensor | None = None
     ) -> Stand:
         """The tail linearised over the data; moments of the outputs g other than those seen may be given."""
-        if self.is_output and cross is None:
+        if self.is_output:
             return self.at_output("average")
         width, metric = self._width, self.output.factor
         cross = self.moments.cross_covariance[:width] if cross is None else cross
         covariance = self.pair.covariance[:width, :width] if covariance is None else covariance
         mean = self.pair.mean[:width] if mean is None else mean
+        cross = cross.masked_fill(still(covariance, mean, self.whitener.tolerance)[:, None], 0.0)
         tail = average_tail(cross, covariance, self.weight, self.whitener, metric)
         wanted = metric @ (self.output.output - mean)
         lost = 0.5 * wanted.square().sum() + self.output.residual @ (mean - self.output.output)
         step = thin_svd(metric @ tail.jacobian).pseudo_inverse @ wanted
+        centre, determination = self.output.output, tail.determination
         return Stand(
-            "average", tail.jacobian, metric, step, lost.item(), self.output.loss, tail.determination
+            "average", tail.jacobian, metric, centre, step, lost.item(), self.output.loss, determination
         )
 
     def at_point(self, point: OperatingPoint) -> Stand:
@@ -150,7 +159,17 @@ class Outlook:
         step = point.action - self.mean_action
         lost = 0.5 * (point.factor @ step).square().sum() - point.score_mean @ step
         metric = self.risk.factor(point.output)
-        return Stand("bayes", point.jacobian, metric, step, lost.item(), point.loss, None, point.saturated)
+        return Stand(
+            "bayes",
+            point.jacobian,
+            metric,
+            point.output,
+            step,
+            lost.item(),
+            point.loss,
+            None,
+            point.saturated,
+        )
 
     def fit(self, stand: Stand) -> LayerFit:
         """The layer beside its optimum."""
@@ -181,12 +200,36 @@ class Outlook:
         return thin_svd(stand.metric @ stand.jacobian)
 
 
-def agreement(predicted: float, actual: float) -> float:
-    """Smaller over larger of two decreases; 0 where their signs differ, 1 where both vanish."""
-    low, high = sorted((predicted, actual))
-    if low == high:
-        return 1.0
-    return max(0.0, low / high) if high > 0 else max(0.0, high / low)
+def still(covariance: Tensor, mean: Tensor, tolerance: float) -> Tensor:
+    """Which entries (d,) do not vary on the data: what seems to is rounding of their mean."""
+    return covariance.diagonal().clamp_min(0).sqrt() <= tolerance * mean.abs()
+
+
+def locality(outlook: Outlook, stand: Stand) -> float:
+    """How far the linear picture of tail and loss holds over the spread of the layer's output, in [0, 1].
+
+    The product of two correlations, neither of which knows the targets or W*: in the output metric, of the model's
+    outputs with those of the linearised tail (from the moments); and of the loss's gradient with its linearisation, at
+    √3 standard deviations (the nodes of Gauss and Hermite) to both sides along the principal axes of these outputs.
+    """
+    width = len(outlook.output.output)
+    linear = stand.jacobian @ outlook.weight @ outlook.whitener.root  # (d, r)
+    seen = stand.metric @ linear
+    actual = outlook.whitener.white(stand.metric @ outlook.moments.cross_covariance[:width])
+    outputs = outlook.pair.covariance[:width, :width]
+    spread = torch.einsum("ij,jk,ik->", stand.metric, outputs, stand.metric).sqrt()
+    tail = (seen * actual).sum() / (seen.norm() * spread)
+    if not seen.norm() * spread > 0:
+        return float(spread == seen.norm())  # a constant network is linear; else one of the two sees nothing
+    steps = math.sqrt(3) * (linear @ thin_svd(seen).right[:, :AXES]).T
+    steps = torch.cat([steps, -steps])
+    metric = thin_svd(stand.metric)
+    change = torch.stack([outlook.risk.gradient(stand.output + step) for step in steps])
+    change = (change - outlook.risk.gradient(stand.output)) @ (metric.right / metric.values)
+    steps = steps @ stand.metric.T @ metric.left
+    loss = (steps * change).sum() / (steps.norm() * change.norm())
+    value = (tail.clamp_min(0) * loss.clamp_min(0)).item()
+    return min(1.0, value) if math.isfinite(value) else 0.0
 
 
 def look(outlook: Outlook, stand: Stand) -> View:
@@ -198,7 +241,7 @@ def look(outlook: Outlook, stand: Stand) -> View:
         at=stand.at,
         alignment=fit.alignment,
         scale=fit.scale,
-        locality=agreement(fit.predicted_decrease, stand.constant_loss - outlook.loss),
+        locality=locality(outlook, stand),
         gain_available=fit.gain_available,
         gain_used=fit.gain_used,
         gain_adjusted=adjusted_gain(fit.gain_available, scores, rank, samples),

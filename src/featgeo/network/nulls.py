@@ -24,13 +24,22 @@ def _shuffled(outlook: Outlook, stand: Stand, generator: torch.Generator) -> tup
 
     Shuffling leaves Cov(T) and Cov(f) as they are and makes the whitened cross-covariance a Gaussian matrix with the
     score covariance on its rows and 1/√N as its scale, so it is drawn from that law: no pass over the data is needed.
+    A penalty λ shrinks what W* does of the modes of metric and features, h² and s, by h² s / (h² s + λ).
     """
-    used = outlook.factor(stand).left.T @ stand.metric @ stand.jacobian @ outlook.weight
-    used = used @ outlook.whitener.root
+    factor, features, shrink = outlook.factor(stand), outlook.whitener.root, torch.ones(())
+    if outlook.weight_decay > 0:
+        values, basis = torch.linalg.eigh(outlook.moments.covariance)
+        unseen = len(values) - outlook.whitener.rank
+        values, basis = values[unseen:].clamp_min(0), basis[:, unseen:]
+        features, size = basis * values.sqrt(), factor.values.square()[:, None] * values
+        shrink = size / (size + outlook.weight_decay)
+    used = factor.left.T @ stand.metric @ stand.jacobian @ outlook.weight @ features
     root, _ = psd_factor(outlook.score_covariance(stand))
     found = []
     for _ in range(SHUFFLES):
-        noise = root.T @ torch.randn(len(root), used.shape[1], generator=generator, dtype=torch.float64)
+        noise = (
+            root.T @ torch.randn(len(root), used.shape[1], generator=generator, dtype=torch.float64) * shrink
+        )
         found.append(((used * noise).sum() / (used.norm() * noise.norm())).item())
     return tuple(found)
 
@@ -49,6 +58,7 @@ def null_alignments(
     found: Sweep,
     risk: Risk,
     output: OperatingPoint,
+    weight_decay: float,
     draws: int,
     seed: int,
 ) -> dict[str, LayerReport]:
@@ -58,7 +68,7 @@ def null_alignments(
     for name, report in reports.items():
         if "average" not in report.views:
             continue
-        outlook = Outlook.of(taps[name], name, found, risk, output, 0.0)
+        outlook = Outlook.of(taps[name], name, found, risk, output, weight_decay)
         shuffled = _shuffled(outlook, outlook.average(), generator)
         redrawn = []
         for _ in range(draws):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 FORMAT = 1  # of the JSON file
+POINTS = ("average", "bayes")
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,19 @@ class Report:
         return {"format": FORMAT, **_plain(asdict(_without_weights(self)))}
 
     def to_frame(self, at: str | None = None) -> pd.DataFrame:
-        """One row per layer, numbers of one operating point (the default view's where none is named)."""
+        """One row per layer, numbers of one operating point (the report's own where none is named).
+
+        Raises:
+            FeatgeoError: for an operating point that there is not.
+        """
         import pandas as pd  # heavy: only where a frame is wanted
 
+        at = self.at if at is None else at
+        if at not in POINTS:
+            raise FeatgeoError("at", f"{at!r}", f"Pass one of {POINTS}.")
         rows = []
         for layer in self:
-            view = layer.views.get(at or self.at)
+            view = layer.views.get(at)
             row: dict[str, Any] = {
                 "layer": layer.name, "kind": layer.kind, "neurons": layer.neurons, "inputs": layer.inputs,
                 "status": layer.status,
@@ -99,7 +107,7 @@ class Report:
         """Read a report that was saved.
 
         Raises:
-            FeatgeoError: when the file is no report of this format.
+            FeatgeoError: when there is no such file, or it is no report of this format.
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -107,7 +115,11 @@ class Report:
                 raise KeyError("format")
             layers = {name: layer_from(plain) for name, plain in data.pop("layers").items()}
             findings = tuple(Finding(**finding) for finding in data.pop("findings"))
+            for name in ("loss_value", "constant_loss"):
+                data[name] = math.nan if data[name] is None else data[name]
             return cls(layers=layers, findings=findings, **{**data, "warnings": tuple(data["warnings"])})
+        except FileNotFoundError as error:
+            raise FeatgeoError("path", f"no file {path}", "Check the path.") from error
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
             found = f"{path}, which is no featgeo report"
             raise FeatgeoError("path", found, "Pass what Report.save wrote.") from error

@@ -19,8 +19,8 @@ class View:
         at: ``average`` (tail linearised over the data) or ``bayes`` (at the constant Bayes action, the paper).
         alignment: cosine of what the weights do with what the optimal weights W* would do, in [-1, 1].
         scale: length of the former over the length of the latter.
-        locality: how well the quadratic predicts the actual decrease of the loss, in [0, 1]; near 0 the other
-            numbers of this view mean little.
+        locality: how far the linear picture of tail and loss holds over the spread of this layer's output, in [0, 1];
+            below about 0.8 the other numbers of this view mean little. It knows neither targets nor W*.
         gain_available: decrease of the loss that the layer's input features allow through its tail.
         gain_used: decrease that the weights in use attain, by the same quadratic.
         gain_adjusted: gain_available less what noise alone would show; 0 with fewer samples than features.
@@ -99,6 +99,7 @@ class LayerReport:
         status: ``analysed``, ``bypassed`` (another road leads to the output) or ``skipped``.
         reason: why not analysed in full, else empty.
         feature_rank: numerical rank of the features' covariance.
+        is_output: whether its output is the model's.
         default: name of the view shown first.
         views: by operating point.
         warnings: assumptions that fail for this layer, in words.
@@ -111,6 +112,7 @@ class LayerReport:
     status: str
     reason: str = ""
     feature_rank: int = 0
+    is_output: bool = False
     default: str = "average"
     views: dict[str, View] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

@@ -45,6 +45,7 @@ class OperatingPoint:
         converged: whether the decrement fell below the tolerance.
         steps: iterations used (0: closed form).
         saturated: neurons whose derivative vanishes at c, where the theorem's assumption fails.
+        tolerance: relative decrease that is rounding in the precision of the tail.
     """
 
     action: Tensor
@@ -58,6 +59,7 @@ class OperatingPoint:
     converged: bool
     steps: int
     saturated: tuple[int, ...]
+    tolerance: float = 0.0
 
     @property
     def score_mean(self) -> Tensor:
@@ -67,7 +69,7 @@ class OperatingPoint:
     @property
     def reached(self) -> bool:
         """Whether the tail reaches the output's own Bayes action, so that Gauss-Newton and Hessian agree."""
-        return self.unreached <= 1e-8 * max(1.0, abs(self.loss))
+        return self.unreached <= max(1e-8, self.tolerance) * max(1.0, abs(self.loss))
 
     def notes(self, layer: str = "layer") -> list[str]:
         """The assumptions that fail here, in words."""
@@ -91,16 +93,22 @@ class OperatingPoint:
         return notes
 
 
-def jacobian_of(tail: Tail, point: Tensor) -> tuple[Tensor, Tensor]:
-    """Output g(z) (d,) and Jacobian ∂g/∂z (d, n) at one point (n,), by one batched backward pass."""
-    output = tail(point[None]).detach()[0]
+def jacobian_of(tail: Tail, point: Tensor, width: int | None = None) -> tuple[Tensor, Tensor]:
+    """Output g(z) (d,) and Jacobian ∂g/∂z (d, n) at one point (n,), by one batched backward pass.
+
+    Args:
+        tail: maps z (m, n) to outputs (m, d).
+        point: z.
+        width: d, where it is known: it saves a forward pass.
+    """
+    width = width or tail(point[None]).shape[1]
     with torch.enable_grad():
-        rows = point.detach().expand(len(output), -1).clone().requires_grad_()
+        rows = point.detach().expand(width, -1).clone().requires_grad_()
         outputs = tail(rows)
         if not outputs.requires_grad:
-            return output, point.new_zeros(len(output), len(point))
+            return outputs[0], point.new_zeros(width, len(point))
         (jacobian,) = torch.autograd.grad(outputs.diagonal().sum(), rows)
-    return output, jacobian.detach()
+    return outputs[0].detach(), jacobian.detach()
 
 
 def _describe(risk: Risk, tail: Tail | None, action: Tensor, tolerance: float, steps: int) -> OperatingPoint:
@@ -138,24 +146,31 @@ def _damped(risk: Risk, tail: Tail, start: Tensor, tolerance: float) -> tuple[Te
     def value(z: Tensor) -> float:
         return risk.value(tail(z[None]).detach())[0].item()
 
-    action, current, damping, steps = start, value(start), 1.0, 0
+    action, damping, steps = start, 1.0, 0
+    first = tail(start[None]).detach()
+    current, width = risk.value(first)[0].item(), first.shape[1]
     while steps < MAX_STEPS:
         steps += 1
-        output, jacobian = jacobian_of(tail, action)
+        output, jacobian = jacobian_of(tail, action, width)
         svd = thin_svd(risk.factor(output) @ jacobian)
-        slope = svd.right.T @ (jacobian.T @ risk.gradient(output))
+        gradient = jacobian.T @ risk.gradient(output)
+        slope = svd.right.T @ gradient
+        uncurved = gradient - svd.right @ slope
+        uncurved = uncurved if uncurved.norm() > FLAT else torch.zeros_like(uncurved)
         promise = 0.5 * (slope / svd.values).square().sum().item()
-        if promise <= tolerance * max(1.0, abs(current)):
+        if promise <= tolerance * max(1.0, abs(current)) and not uncurved.any():
             break
         curvature = svd.values.square()
+        largest = torch.cat([curvature, uncurved.norm()[None]]).max()
         while damping < 1e12:
-            move = slope / (curvature + damping * curvature.max())
-            trial = value(action - svd.right @ move)
-            predicted = (slope @ move - 0.5 * curvature @ move.square()).item()
+            move = slope / (curvature + damping * largest)
+            step = svd.right @ move + uncurved / (damping * largest)
+            trial = value(action - step)
+            predicted = (gradient @ step - 0.5 * curvature @ move.square()).item()
             if trial < current:
                 faithful = current - trial > 0.75 * predicted
                 damping = max(damping / 10, 1e-15) if faithful else damping
-                action, current = action - svd.right @ move, trial
+                action, current = action - step, trial
                 break
             damping *= 4
         else:
@@ -236,7 +251,7 @@ def bayes_action(
         action, steps = _newton(risk, through, action, steps)
         point = _describe(risk, through, action, tolerance, steps)
     level = point.decrement <= max(tolerance, LEVEL) * max(1.0, abs(point.loss))
-    point = replace(point, converged=level)
+    point = replace(point, converged=level, tolerance=tolerance)
     if tail is None:
         return point
     places = [start, torch.zeros_like(action), *(probes or [])]

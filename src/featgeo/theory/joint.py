@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -34,7 +32,7 @@ def _real_array(values: ArrayLike) -> np.ndarray:
 
 
 def read_joint(
-    joint: ArrayLike | Tensor | tuple[Sequence[object], Sequence[object]],
+    joint: ArrayLike | Tensor | tuple[object, object],
 ) -> tuple[Tensor, np.ndarray | None]:
     """P_XY (|X|, |Y|) from counts, probabilities or a pair of sample columns.
 

@@ -17,6 +17,12 @@ from torch import Tensor
 
 from featgeo.theory.linalg import ThinSVD, Whitener, solve_ridge, thin_svd, whiten
 
+UNSEEN = 2e-6  # variance of z, relative to its largest, about which a direction is told from none (float32's rank rule)
+REFINEMENTS = (
+    6  # a direction of relative variance v keeps the share 1 - (UNSEEN / (UNSEEN + v))^6 of its slope
+)
+ROUNDING = 1e-7  # relative difference of two gains that is none, for moments summed in float32
+
 
 def optimal_weight(
     factor: ThinSVD,
@@ -120,6 +126,7 @@ def fit_layer(
         target = factor @ best @ root
     available = 0.5 * modes.square().sum().item()
     gap_weight = 0.5 * (used - modes).square().sum().item()
+    lost = readout_gain - available
     norms = used.norm().item(), target.norm().item()
     defined = min(norms) > 1e-150
     return LayerFit(
@@ -129,7 +136,7 @@ def fit_layer(
         gain_used=available - gap_weight,
         gap_weight=gap_weight,
         gap_bias=displacement_loss,
-        gap_rank=max(0.0, readout_gain - available),
+        gap_rank=lost if lost > ROUNDING * readout_gain else 0.0,
         alignment=(used * target).sum().item() / (norms[0] * norms[1]) if defined else float("nan"),
         scale=norms[0] / norms[1] if defined else float("nan"),
         spectrum=torch.linalg.svdvals(modes),
@@ -159,6 +166,10 @@ def average_tail(
 ) -> AverageTail:
     """J̄ = Cov(g, f) Wᵀ (W Σ_f Wᵀ)⁺ and its R².
 
+    Where z hardly varies (dead neurons, weights that a penalty has shrunk away) a regression on z reads not the tail's
+    slope but what curvature elsewhere happens to correlate with, divided by next to nothing. The pseudo-inverse is
+    therefore taken by iterated Tikhonov regularisation: exact where z varies, zero where it does not.
+
     Args:
         cross_outputs: Cov(g, f) (d, k).
         outputs: Cov(g) (d, d).
@@ -169,11 +180,19 @@ def average_tail(
     whitened = whitener.white(cross_outputs)  # Cov(g, white features) (d, r)
     spread = weight @ whitener.root  # Cov(z, white features) (n, r)
     if spread.shape[0] <= spread.shape[1]:
-        inner = whiten(spread @ spread.T)
-        jacobian = inner.back(inner.white(whitened @ spread.T))
+        jacobian = _regress(whitened @ spread.T, spread @ spread.T)
     else:
-        inner = whiten(spread.T @ spread)
-        jacobian = inner.back(inner.white(whitened)) @ spread.T
+        jacobian = _regress(whitened, spread.T @ spread) @ spread.T
     explained = (metric @ jacobian @ spread).square().sum().item()
     total = torch.einsum("ij,jk,ik->", metric, outputs, metric).item()
     return AverageTail(jacobian, min(1.0, explained / total) if total > 0 else 1.0)
+
+
+def _regress(cross: Tensor, gram: Tensor) -> Tensor:
+    """cross · gram⁺ (d, n) without the directions that :data:`UNSEEN` leaves out."""
+    ridge = max(UNSEEN * torch.linalg.norm(gram).item(), torch.finfo(gram.dtype).tiny)
+    root = torch.linalg.cholesky(gram + ridge * torch.eye(len(gram)).to(gram))
+    found = torch.zeros_like(cross)
+    for _ in range(REFINEMENTS):
+        found = found + torch.cholesky_solve((cross - found @ gram).T, root).T
+    return found

@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-INVERSE_STEPS = 6
+INVERSE_STEPS = 4
 
 
 def rank_tolerance(size: int, dtype: torch.dtype) -> float:

@@ -215,13 +215,13 @@ class LocalProblem:
         if k < 1 or k != int(k):
             raise FeatgeoError("k", f"{k}", "The width is a whole number, at least 1.")
         k = int(k)
-        left, values, right = torch.linalg.svd(self.B, full_matrices=False)
-        kept = min(k, len(values))
+        modes = thin_svd(self.B)
+        kept = min(k, len(modes.values))
         live = self.p_x > 0
         feature = self.B.new_zeros(len(self.joint), k)
-        feature[live, :kept] = right[:kept].T[live] / self.p_x[live].sqrt()[:, None]
+        feature[live, :kept] = modes.right[live, :kept] / self.p_x[live].sqrt()[:, None]
         weight = self.B.new_zeros(len(self.action), k)
-        weight[:, :kept] = self._svd.pseudo_inverse @ (left[:, :kept] * values[:kept])
+        weight[:, :kept] = self._svd.pseudo_inverse @ (modes.left[:, :kept] * modes.values[:kept])
         bias = self.action + self._mean_displacement - weight @ (self.p_x @ feature)
         return Solution(weight, bias, feature, self.local_loss(weight, bias, feature))
 

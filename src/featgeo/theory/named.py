@@ -42,7 +42,15 @@ class CallableLoss(Loss):
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The function's values, checked to be one per sample."""
-        values = self.function(outputs, targets)
+        try:
+            values = self.function(outputs, targets)
+        except Exception as error:
+            raise FeatgeoError(
+                "loss",
+                f"{type(error).__name__} raised by '{self.name}' for outputs {tuple(outputs.shape)} and targets "
+                f"{tuple(targets.shape)}: {error}",
+                "It is called as loss(outputs, targets).",
+            ) from error
         if not isinstance(values, Tensor) or values.shape != (len(outputs),):
             found = (
                 f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 TRACY_WIDOM_95 = 0.9793  # 95 % point of the Tracy-Widom law of order 1
+ROUNDING = 1e-3  # how far above the largest value possible a floor lies that nothing may pass
 
 
 def noise_floor(score_covariance: Tensor, feature_rank: int, samples: int) -> float:
@@ -26,7 +27,8 @@ def noise_floor(score_covariance: Tensor, feature_rank: int, samples: int) -> fl
         samples: number of samples.
 
     Returns:
-        The floor, in the units of the spectrum; with no more samples than features, the largest value possible.
+        The floor, in the units of the spectrum; with no more samples than features, just above the largest value
+        possible, so that no mode passes it.
     """
     variances = torch.linalg.eigvalsh(score_covariance)
     largest = variances.max().item() if len(variances) else 0.0
@@ -35,13 +37,14 @@ def noise_floor(score_covariance: Tensor, feature_rank: int, samples: int) -> fl
         return 0.0
     small, large = min(rank, feature_rank), max(rank, feature_rank)
     freedom = samples - 1
+    ceiling = math.sqrt(largest) * (1 + ROUNDING)
     if freedom - large < small:
-        return math.sqrt(largest)
+        return ceiling
     gamma = 2 * math.asin(math.sqrt((small - 0.5) / (freedom - 1)))
     phi = 2 * math.asin(math.sqrt(min(1.0, (large - 0.5) / (freedom - 1))))
     centre = 2 * math.log(math.tan((phi + gamma) / 2)) if phi + gamma < math.pi else math.inf
     if math.isinf(centre):
-        return math.sqrt(largest)
+        return ceiling
     spread = (16 / (freedom - 1) ** 2 / (math.sin(phi + gamma) ** 2 * math.sin(phi) * math.sin(gamma))) ** (
         1 / 3
     )

@@ -124,7 +124,7 @@ def local_problem(
     for argument, value, known in (("target", target, TARGETS), ("metric", metric, METRICS)):
         if value not in known:
             raise FeatgeoError(argument, repr(value), f"Known: {', '.join(known)}.")
-    table, labels = read_joint(joint)  # type: ignore[arg-type]
+    table, labels = read_joint(joint)
     chosen = resolve_loss(loss)
     targets = _read_targets(chosen, table.shape[1], y_values, labels)
     canonical = isinstance(chosen, CanonicalLoss)
@@ -146,6 +146,14 @@ def local_problem(
     if begin.shape != ((width or 0),):
         raise FeatgeoError("start", f"shape {tuple(begin.shape)}", f"Pass one value per neuron: ({width},).")
     point = bayes_action(risk, tail, begin)
+    if (
+        not canonical
+        and not risk.factor(point.output).any()
+        and output_scores(chosen, targets, point.output).any()
+    ):
+        raise FeatgeoError(
+            "loss", f"no second derivative in '{chosen.name}' at the Bayes action", "Use a smooth loss."
+        )
     notes = joint_notes(table) + point.notes()
     factor = point.factor
     if metric == "hessian" or (metric == "auto" and not point.reached):

@@ -1,0 +1,1 @@
+"""Tables: the modes of the dependence between categorical variables, at any size."""

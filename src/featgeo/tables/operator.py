@@ -1,0 +1,192 @@
+"""The canonical dependence matrix B = (P_XY - P_X P_Y) / √(P_X P_Y) of a table, as numbers and as an operator.
+
+Huang, Xu, Zheng, Wornell, Entropy 24(1):135, 2022, section 2. Written B = P̃ - √r √cᵀ with P̃ = D_r^{-1/2} P D_c^{-1/2},
+a sparse table needs one scaled copy of its nonzeros and a rank-one correction; B itself is never formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.linalg import LinearOperator
+
+from featgeo.tables.counts import Array, Table, is_sparse
+
+BLOCK_CELLS = 2**17  # of float64: a megabyte, so that a block stays in the cache between its passes
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """B of a table with what one pass over it gives.
+
+    Attributes:
+        matrix: B itself (dense tables) or P̃ in CSR form (sparse ones).
+        root_rows: √r (rows,).
+        root_columns: √c (columns,).
+        row_inertia: row sums of B² (rows,).
+        column_inertia: column sums of B² (columns,).
+    """
+
+    matrix: Any
+    root_rows: Array
+    root_columns: Array
+    row_inertia: Array
+    column_inertia: Array
+
+    @property
+    def sparse(self) -> bool:
+        """Whether `matrix` lacks the rank-one part."""
+        return is_sparse(self.matrix)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of B."""
+        return len(self.root_rows), len(self.root_columns)
+
+    @property
+    def inertia(self) -> float:
+        """‖B‖² = χ²/N."""
+        return float(self.row_inertia.sum())
+
+    @property
+    def T(self) -> Dependence:
+        """Bᵀ."""
+        matrix = self.matrix.T.tocsr() if self.sparse else self.matrix.T
+        return Dependence(matrix, self.root_columns, self.root_rows, self.column_inertia, self.row_inertia)
+
+    def times(self, v: Array) -> Array:
+        """B v for v (columns,) or (columns, k)."""
+        product: Array = self.matrix @ v
+        if self.sparse:
+            product -= _outer(self.root_rows, self.root_columns @ v)
+        return product
+
+    def times_transposed(self, u: Array) -> Array:
+        """Bᵀ u for u (rows,) or (rows, k)."""
+        product: Array = self.matrix.T @ u
+        if self.sparse:
+            product -= _outer(self.root_columns, self.root_rows @ u)
+        return product
+
+    def gram_times(self, v: Array) -> Array:
+        """BᵀB v. A dense B is read once, block by block, not twice; of a sparse one all but P̃ is on this side."""
+        if self.sparse:
+            product: Array = self.matrix.T @ (self.matrix @ v)
+            a, c = self.image, self.root_columns
+            along = c @ v
+            product -= _outer(c, a @ v - (self.root_rows @ self.root_rows) * along) + _outer(a, along)
+            return product
+        out = np.zeros_like(v)
+        for block in _blocks(self.matrix):
+            out += block.T @ (block @ v)
+        return out
+
+    @cached_property
+    def image(self) -> Array:
+        """P̃ᵀ√r of a sparse table (columns,): √c unless categories are excluded."""
+        return np.asarray(self.matrix.T @ self.root_rows, dtype=np.float64)
+
+    def operator(self) -> LinearOperator:
+        """B as a scipy LinearOperator."""
+        return LinearOperator(
+            self.shape,
+            matvec=lambda v: self.times(v.ravel()),
+            rmatvec=lambda u: self.times_transposed(u.ravel()),
+            matmat=self.times,
+            rmatmat=self.times_transposed,
+            dtype=np.float64,
+        )
+
+    def gram(self) -> LinearOperator:
+        """BᵀB as a scipy LinearOperator."""
+        size = self.shape[1]
+        return LinearOperator(
+            (size, size),
+            matvec=lambda v: self.gram_times(v.ravel()),
+            matmat=self.gram_times,
+            dtype=np.float64,
+        )
+
+
+def dependence(table: Table) -> Dependence:
+    """B of a table, in the table's own storage."""
+    root_rows, root_columns = np.sqrt(table.rows.mass), np.sqrt(table.columns.mass)
+    with np.errstate(divide="ignore"):  # resampled tables have categories without mass; their B is zero
+        left = np.where(root_rows > 0, 1 / root_rows, 0.0) / table.total
+        right = np.where(root_columns > 0, 1 / root_columns, 0.0)
+    make = _sparse if table.sparse else _dense
+    return make(table.counts, left, right, root_rows, root_columns)
+
+
+def _dense(counts: Any, left: Array, right: Array, root_rows: Array, root_columns: Array) -> Dependence:
+    matrix = np.empty(counts.shape)
+    row_inertia, column_inertia = np.empty(counts.shape[0]), np.zeros(counts.shape[1])
+    start = 0
+    for block in _blocks(matrix):
+        part = slice(start, start + len(block))
+        np.multiply(counts[part], right, out=block)
+        block *= left[part, None]
+        block -= np.outer(root_rows[part], root_columns)
+        row_inertia[part] = np.einsum("ij,ij->i", block, block)
+        column_inertia += np.einsum("ij,ij->j", block, block)
+        start += len(block)
+    return Dependence(matrix, root_rows, root_columns, row_inertia, column_inertia)
+
+
+def _sparse(counts: Any, left: Array, right: Array, root_rows: Array, root_columns: Array) -> Dependence:
+    def sums(values: Array) -> tuple[Array, Array]:
+        cells = sparse.csr_array((values, counts.indices, counts.indptr), shape=counts.shape)
+        return cells @ np.ones(counts.shape[1]), cells.T @ np.ones(counts.shape[0])
+
+    lengths = np.diff(counts.indptr)
+    data = counts.data * np.repeat(left, lengths)
+    data *= right[counts.indices]
+    by_row, by_column = np.repeat(root_rows, lengths), root_columns[counts.indices]
+    # A cell without counts adds r_i c_j to its row and its column: what is not covered by the nonzero cells. Sums of
+    # (P̃ - √(rc))² over the cells lose no digits when the table is nearly independent, unlike χ²/N = ΣP̃² - 1.
+    expected = by_row * by_column
+    row_inertia, column_inertia = sums((data - expected) ** 2)
+    covered_rows, covered_columns = sums(np.square(expected, out=expected))
+    masses = root_rows**2, root_columns**2
+    row_inertia += np.maximum(0, masses[0] * masses[1].sum() - covered_rows)
+    column_inertia += np.maximum(0, masses[1] * masses[0].sum() - covered_columns)
+    matrix = sparse.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
+    return Dependence(matrix, root_rows, root_columns, row_inertia, column_inertia)
+
+
+def mutual_information(table: Table) -> float:
+    """I(X; Y) = Σ p log(p / (r c)) in nats, exact, over the cells of the live categories."""
+    log_columns = np.log(table.columns.mass)
+    log_rows = np.log(table.rows.mass)
+    logs = 0.0
+    if table.sparse:
+        data = table.counts.data
+        logs = float(data @ np.log(data))
+        by_row = np.asarray(table.counts.sum(axis=1)).ravel()
+        by_column = np.asarray(table.counts.sum(axis=0)).ravel()
+    else:
+        for block in _blocks(table.counts):
+            logs += float(np.vdot(block, np.log(np.maximum(block, 1e-300))))
+        by_row, by_column = table.counts.sum(axis=1), table.counts.sum(axis=0)
+    covered = float(by_row.sum())
+    return (
+        float(logs - covered * np.log(table.total) - by_row @ log_rows - by_column @ log_columns)
+        / table.total
+    )
+
+
+def _blocks(matrix: Any) -> Iterator[Any]:
+    """Consecutive rows of a matrix, views of about BLOCK_CELLS entries."""
+    height = max(1, BLOCK_CELLS // max(1, matrix.shape[1]))
+    for start in range(0, matrix.shape[0], height):
+        yield matrix[start : start + height]
+
+
+def _outer(column: Array, row: Any) -> Array:
+    product: Array = column * row if np.ndim(row) == 0 else np.outer(column, row)
+    return product

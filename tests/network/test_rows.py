@@ -1,0 +1,223 @@
+"""Every module with parameters has a row: analysed, bypassed, or skipped with the reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import featgeo as fg
+from tests.network.models import Asinh, Misfits, Residual, blobs, digits, dressed, mlp, numbers, quiet, train
+
+
+def images(count: int = 400) -> tuple[Tensor, Tensor]:
+    x, y = digits()
+    return x[:count].reshape(-1, 1, 8, 8), y[:count]
+
+
+def float_blobs(**options: int) -> tuple[Tensor, Tensor]:
+    x, y = blobs(0, **options)
+    return x.float(), y
+
+
+def test_batch_norm_dropout_and_pooling_are_part_of_the_tail() -> None:
+    report = quiet(dressed(), images())
+    rows = {layer.name: (layer.kind, layer.status, layer.neurons, layer.inputs) for layer in report}
+    assert rows == {
+        "0": ("Conv2d", "analysed", 4, 9),
+        "1": ("BatchNorm2d", "skipped", 0, 0),
+        "5": ("Conv2d", "analysed", 6, 36),
+        "6": ("BatchNorm2d", "skipped", 0, 0),
+        "11": ("Linear", "analysed", 10, 6),
+    }
+    assert all(set(layer.views) == {"average", "bayes"} for layer in report.analysed)
+    assert "BatchNorm2d has no weight matrix" in report["1"].reason
+    assert report["11"].tail_r2 == 1.0
+    assert 0 < report["5"].tail_r2 < 1
+
+
+def test_a_residual_branch_is_bypassed() -> None:
+    report = quiet(Residual(), float_blobs(), at="bayes")
+    assert {layer.name: layer.status for layer in report} == {
+        "stem": "analysed", "head": "analysed", "inner": "bypassed", "outer": "bypassed",
+    }  # fmt: skip
+    for name in ("inner", "outer"):
+        layer = report[name]
+        assert set(layer.views) == {"average"}
+        assert layer.default == "average"
+        assert "with the layer frozen the output still varies" in layer.reason
+        with pytest.raises(fg.FeatgeoError, match="no view at 'bayes'"):
+            layer.view("bayes")
+        assert -1 <= layer.alignment <= 1
+    assert report["stem"].default == "bayes"
+
+
+class InPlaceSum(nn.Module):
+    """x + outer(...) returned as the very tensor that the last layer made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.outer(self.inner(x).tanh())
+        out += x
+        return out
+
+
+def test_a_sum_in_place_does_not_make_a_layer_the_output() -> None:
+    report = quiet(InPlaceSum(), float_blobs(width=4))
+    assert [layer.status for layer in report] == ["bypassed", "bypassed"]
+
+
+def test_an_activation_in_place_after_the_last_layer_belongs_to_its_tail() -> None:
+    torch.manual_seed(0)
+    x, y = float_blobs(classes=3)
+    target = nn.functional.one_hot(y).float()
+    ours, theirs = nn.Linear(6, 3), nn.Linear(6, 3)
+    theirs.load_state_dict(ours.state_dict())
+    found = quiet(nn.Sequential(ours, nn.ReLU(inplace=True)), (x, target), "mse")["0"]
+    wanted = quiet(nn.Sequential(theirs, nn.ReLU()), (x, target), "mse")["0"]
+    assert wanted.tail_r2 < 0.99
+    assert found.views == wanted.views
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_activations_in_place_change_nothing(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x, y = blobs(0)
+    plain = mlp(6, 5, 5, 4, activation=nn.ReLU, dtype=dtype)
+    ours = quiet(plain, (x, y))
+    for module in plain:
+        if isinstance(module, nn.ReLU):
+            module.inplace = True
+    theirs = quiet(plain, (x, y))
+    assert numbers(ours) == numbers(theirs)
+
+
+class Offset(nn.Module):
+    """A regressor whose mean dwarfs its variation; a road beside the layer where asked."""
+
+    def __init__(self, beside: float) -> None:
+        super().__init__()
+        self.first, self.last, self.beside = nn.Linear(6, 4), nn.Linear(4, 1), beside
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2e4 + self.last(self.first(x).tanh()) + self.beside * x[:, :1]
+
+
+@pytest.mark.parametrize(("beside", "status"), [(0.0, "analysed"), (1.0, "bypassed")])
+def test_a_large_constant_does_not_hide_a_second_road(beside: float, status: str) -> None:
+    torch.manual_seed(0)
+    x, _ = float_blobs()
+    report = quiet(Offset(beside), (x, 2e4 + x[:, :1]), "mse")
+    assert report["first"].status == status
+
+
+def test_layers_that_cannot_be_analysed_say_why() -> None:
+    torch.manual_seed(0)
+    tokens, y = torch.randint(0, 20, (250, 5)), torch.arange(250) % 4
+    report = quiet(Misfits(), (tokens, y), batch_size=100)
+    assert {layer.name: (layer.status, layer.reason) for layer in report} == {
+        "": ("skipped", "Misfits has no weight matrix between features and a pre-activation"),
+        "embed": ("skipped", "Embedding has no weight matrix between features and a pre-activation"),
+        "norm": ("skipped", "LayerNorm has no weight matrix between features and a pre-activation"),
+        "twice": ("skipped", "called 2 times in one forward pass (shared)"),
+        "unused": ("skipped", "never called in the forward pass"),
+        "grouped": ("skipped", "grouped convolution (2 groups)"),
+        "gate": ("skipped", "its input has not one row per sample"),
+        "seldom": ("skipped", "called for some batches only"),
+        "head": ("analysed", ""),
+    }
+    with pytest.raises(fg.FeatgeoError, match=r"layer 'twice'.*skipped: called 2 times"):
+        _ = report["twice"].alignment
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Sequential(nn.LayerNorm(6), nn.Tanh()), r"no Linear or Conv layer.*LayerNorm"),
+        (nn.Tanh(), "no Linear or Conv layer"),
+        (nn.Sequential(nn.Unflatten(1, (6, 1)), nn.Conv1d(6, 6, 1, groups=3)), "grouped"),
+    ],
+    ids=["norm", "nothing", "grouped"],
+)
+def test_a_model_without_layers_is_an_error(model: nn.Module, message: str) -> None:
+    with pytest.raises(fg.FeatgeoError, match=message):
+        fg.analyze(model, float_blobs())
+
+
+def test_a_model_whose_layers_all_fail_is_an_error() -> None:
+    layer = nn.Linear(4, 4)
+    with pytest.raises(fg.FeatgeoError, match=r"no layer that can be analysed.*called 2 times"):
+        fg.analyze(nn.Sequential(layer, nn.Tanh(), layer), float_blobs(width=4))
+
+
+def test_layers_can_be_chosen_by_name() -> None:
+    model, data = mlp(6, 5, 4), float_blobs()
+    report = quiet(model, data, layers=["2"])
+    assert list(report.layers) == ["2"]
+    assert report["2"].views == quiet(model, data)["2"].views
+    with pytest.raises(fg.FeatgeoError, match=r"layers: found the name 'fc9'\. Known modules: 0, 1, 2"):
+        fg.analyze(model, data, layers=["fc9"])
+
+
+def test_images_of_several_sizes() -> None:
+    """With adaptive pooling the tail does not depend on the size, and no number does on how batches are mixed."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), Asinh(), nn.Conv2d(2, 2, 3), Asinh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(2, 3),
+    )  # fmt: skip
+    y = torch.arange(40) % 3
+    small, large = torch.randn(40, 1, 7, 7), torch.randn(40, 1, 10, 9)
+    first = quiet(model, [(small, y), (large, y)])
+    second = quiet(model, [(large, y), (small, y)])
+    for layer in first:
+        assert layer.status == "analysed"
+        for at in ("average", "bayes"):
+            one, other = layer.view(at), second[layer.name].view(at)
+            assert one.alignment == pytest.approx(other.alignment, rel=1e-3)
+            np.testing.assert_allclose(one.spectrum, other.spectrum, rtol=1e-3, atol=1e-6)
+
+
+class ByKeyword(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(input=self.first(input=x).tanh())  # type: ignore[no-any-return]
+
+
+def test_layers_called_by_keyword() -> None:
+    report = quiet(ByKeyword(), float_blobs(), nulls=True)
+    assert [layer.status for layer in report] == ["analysed", "analysed"]
+
+
+def test_lazy_layers_are_refused_untouched() -> None:
+    model = nn.Sequential(nn.LazyLinear(5), nn.Tanh(), nn.LazyLinear(4))
+    with pytest.raises(fg.FeatgeoError, match=r"model.*lazy"):
+        fg.analyze(model, float_blobs())
+    assert isinstance(model[0], nn.LazyLinear)
+
+
+def test_a_transformer() -> None:
+    torch.manual_seed(0)
+    block = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)
+    model = nn.Sequential(nn.Unflatten(1, (2, 3)), nn.Linear(3, 6), block, nn.Flatten(), nn.Linear(12, 4))
+    report = quiet(train(model, *float_blobs(), steps=20), float_blobs())
+    status = {layer.name: layer.status for layer in report}
+    assert status["2.linear1"] == status["2.linear2"] == "bypassed"
+    assert status["1"] == status["4"] == "analysed"
+    assert report["2.self_attn.out_proj"].reason == "never called in the forward pass"
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_layers_without_a_bias(bias: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5, bias=bias), nn.Tanh(), nn.Linear(5, 4, bias=bias))
+    report = quiet(model, float_blobs())
+    assert report["2"].optimal_bias.shape == (4,)
+    assert report["2"].gap_bias >= 0

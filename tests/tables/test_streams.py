@@ -1,0 +1,149 @@
+"""Raw columns, chunks and streams give the table that pandas.crosstab gives."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from featgeo.errors import FeatgeoError, FeatgeoWarning
+from featgeo.tables import streams
+from featgeo.tables.modes import ModalDecomposition
+from featgeo.tables.streams import MISSING_LABEL, PairCounts
+from tests.tables.oracles import SMOKING
+
+
+def columns(size=4_000, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 9, size)
+    return x, (x // 2 + rng.integers(0, 4, size)) % 6
+
+
+KINDS = {
+    "integers": lambda v: v,
+    "floats": lambda v: v / 2,
+    "strings": lambda v: np.array([f"c{i}" for i in v]),
+    "objects": lambda v: np.array([f"c{i}" for i in v], dtype=object),
+    "series": lambda v: pd.Series([f"c{i}" for i in v]),
+    "categorical": lambda v: pd.Series(v).astype("category"),
+    "nullable": lambda v: pd.Series(v, dtype="Int64"),
+    "booleans": lambda v: v > 2,
+    "list": lambda v: v.tolist(),
+    "dates": lambda v: pd.Timestamp("2020-01-01") + pd.to_timedelta(v, unit="D"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_columns_of_every_kind_are_counted_as_crosstab_does(kind):
+    x, y = (KINDS[kind](column) for column in columns())
+    expected = pd.crosstab(pd.Series(x), pd.Series(y))
+    fit = ModalDecomposition(n_components=1).fit_columns(x, y)
+    np.testing.assert_array_equal(fit.table_.counts, expected)
+    assert list(fit.row_labels_) == list(expected.index)
+    assert list(fit.column_labels_) == list(expected.columns)
+
+
+def test_fit_columns_equals_fit_of_the_crosstab():
+    x, y = columns()
+    by_columns = ModalDecomposition().fit_columns(x, y)
+    by_table = ModalDecomposition().fit(pd.crosstab(x, y))
+    np.testing.assert_allclose(by_columns.correlations_, by_table.correlations_, atol=1e-14)
+    np.testing.assert_allclose(by_columns.row_functions_, by_table.row_functions_, atol=1e-10)
+    assert by_columns.n_features_in_ == by_table.n_features_in_ == 6
+
+
+def test_long_columns_of_few_integers_are_counted_in_blocks():
+    x, y = columns(size=300_000)
+    x[200_000:] += 3
+    weight = np.arange(len(x)) % 3.0
+    fit = ModalDecomposition(n_components=1).fit_columns(pd.Series(x - 2), y.astype(np.int8), weight)
+    expected = pd.crosstab(x - 2, y, weight, aggfunc="sum")
+    np.testing.assert_array_equal(fit.table_.counts, expected)
+    assert list(fit.row_labels_) == list(expected.index)
+
+
+def test_sample_weights_are_counts():
+    rows, cols = np.nonzero(SMOKING + 1)
+    fit = ModalDecomposition().fit_columns(rows, cols, sample_weight=SMOKING.ravel())
+    np.testing.assert_allclose(fit.correlations_, ModalDecomposition().fit(SMOKING).correlations_, atol=1e-14)
+
+
+@pytest.mark.parametrize("cells", [2**24, 10], ids=["dense", "sparse"])
+def test_any_chunks_give_the_same_table(cells, monkeypatch):
+    monkeypatch.setattr(streams, "DENSE_CELLS", cells)
+    x, y = columns()
+    x = np.array([f"c{i}" for i in x])
+    x[3900:] = "late"
+    whole, parts, alone = PairCounts(), PairCounts(), ModalDecomposition()
+    whole.add(x, y)
+    for start in range(0, len(x), 700):
+        parts.add(x[start : start + 700], y[start : start + 700])
+        alone.partial_fit(x[start : start + 700], y[start : start + 700])
+    for count in (whole, parts):
+        counts, rows, cols = count.table()
+        expected = pd.crosstab(x, y)
+        np.testing.assert_array_equal(counts if cells > 10 else counts.toarray(), expected)
+        assert list(rows) == list(expected.index)
+        assert list(cols) == list(expected.columns)
+    stream = ModalDecomposition().fit_stream((x[i::5], y[i::5]) for i in range(5))
+    np.testing.assert_allclose(stream.correlations_, alone.correlations_, atol=1e-14)
+    np.testing.assert_allclose(stream.row_functions_, alone.row_functions_, atol=1e-10)
+
+
+def test_merging_sparse_chunks_keeps_the_memory_of_the_distinct_pairs(monkeypatch):
+    monkeypatch.setattr(streams, "DENSE_CELLS", 1)
+    rng, counter = np.random.default_rng(0), PairCounts()
+    total = np.zeros((50, 50))
+    for _ in range(30):
+        x, y = rng.integers(0, 50, (2, 200_000))
+        total += np.bincount(x * 50 + y, minlength=2500).reshape(50, 50)
+        counter.add(x, y)
+    assert sum(len(keys) for keys in counter._keys) <= 2**22 + 250_000
+    np.testing.assert_array_equal(counter.table()[0].toarray(), total)
+
+
+def test_tables_can_be_added_but_not_mixed_with_columns():
+    half = np.floor(SMOKING / 2)
+    fit = ModalDecomposition().partial_fit(half).partial_fit(SMOKING - half)
+    np.testing.assert_allclose(fit.correlations_, ModalDecomposition().fit(SMOKING).correlations_, atol=1e-14)
+    with pytest.raises(FeatgeoError, match="columns after a table"):
+        fit.partial_fit([0, 1], [0, 1])
+    with pytest.raises(FeatgeoError, match="5 fitted rows"):
+        fit.partial_fit(SMOKING[:2])
+    streamed = ModalDecomposition().partial_fit([0, 0, 1], [0, 1, 1])
+    with pytest.raises(FeatgeoError, match="a table after columns"):
+        streamed.partial_fit(SMOKING)
+    with pytest.raises(FeatgeoError, match="both columns"):
+        ModalDecomposition().partial_fit([0, 0, 1])
+
+
+@pytest.mark.parametrize("nothing", [None, np.nan, pd.NA, pd.NaT])
+def test_missing_values(nothing):
+    x = pd.Series(["a", "b", nothing, "a", "b", "a"], dtype=object)
+    y = pd.Series(["u", "v", "u", nothing, "v", "v"], dtype=object)
+    dropped = ModalDecomposition().fit_columns(x, y)
+    np.testing.assert_array_equal(dropped.table_.counts, [[1, 1], [0, 2]])
+    kept = ModalDecomposition(missing="category").fit_columns(x, y)
+    expected = pd.crosstab(x.fillna(MISSING_LABEL), y.fillna(MISSING_LABEL))
+    expected = expected.loc[["a", "b", MISSING_LABEL], ["u", "v", MISSING_LABEL]]
+    np.testing.assert_array_equal(kept.table_.counts, expected)
+    assert list(kept.row_labels_) == ["a", "b", MISSING_LABEL]
+    np.testing.assert_array_equal(kept.transform_labels([nothing])[0], kept.row_coordinates_[2])
+    with pytest.raises(FeatgeoError, match="1 missing values"):
+        ModalDecomposition(missing="error").fit_columns(x, y)
+    with pytest.raises(FeatgeoError, match="Rename"):
+        ModalDecomposition(missing="category").fit_columns([MISSING_LABEL, None, "a"], [1, 2, 2])
+
+
+def test_unobserved_levels_of_a_categorical_are_empty_rows():
+    x = pd.Categorical(["lo", "hi", "hi", "lo"], categories=["lo", "mid", "hi"])
+    with pytest.warns(FeatgeoWarning, match=r"1 empty rows .* mid"):
+        fit = ModalDecomposition().fit_columns(x, [0, 1, 1, 1])
+    assert list(fit.row_labels_) == ["lo", "mid", "hi"]
+    assert np.isnan(fit.row_functions_[1]).all()
+
+
+def test_labels_sort_by_value_and_mixed_labels_still_have_an_order():
+    fit = ModalDecomposition().fit_columns(["10", "9", "9", "10", "1"], [1, "a", 1, (2, 3), 1])
+    assert list(fit.row_labels_) == ["1", "9", "10"]
+    assert set(fit.column_labels_) == {1, "a", (2, 3)}
+    assert fit.transform_labels(["9"]).shape == (1, 2)
+    assert fit.transform_labels([(2, 3), "a"], axis="columns").shape == (2, 2)
