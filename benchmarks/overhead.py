@@ -116,9 +116,8 @@ def main() -> None:
             (timed(bare, model, batches), timed(fg.analyze, model, batches)) for _ in range(options.repeats)
         ]
         ratio = statistics.median(b / a for a, b in pairs)
-        print(
-            f"{name:24}{statistics.median(a for a, _ in pairs):10.3f}{statistics.median(b for _, b in pairs):12.3f}{ratio:8.2f}"
-        )
+        middle = [statistics.median(seconds) for seconds in zip(*pairs, strict=True)]
+        print(f"{name:24}{middle[0]:10.3f}{middle[1]:12.3f}{ratio:8.2f}")
     if options.device == "cpu":
         small, large = peak(5_120), peak(51_200)
         print(f"peak memory of the process, MLP: {small:.0f} MiB at 5,120 samples, {large:.0f} MiB at 51,200")

@@ -116,6 +116,19 @@ def test_demo_trains_analyses_and_writes_two_pages(
     assert Path("r-diabetes.html").stat().st_size > 10_000
 
 
+def test_modes_prints_a_table_and_writes_a_page(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["hair,eyes"] + ["dark,brown"] * 30 + ["fair,blue"] * 25 + ["dark,blue"] * 10 + ["red,green"] * 9
+    Path("people.csv").write_text("\n".join(lines) + "\n")
+    words = ("modes", "people.csv", "--rows", "hair", "--columns", "eyes")
+    assert run(*words, "--out", "modes.html", monkeypatch=monkeypatch) == 0
+    assert "1" in capsys.readouterr().out
+    assert "brown" in Path("modes.html").read_text(encoding="utf-8")
+    assert run(*words, "--components", "many", monkeypatch=monkeypatch) == 2
+    assert run("modes", "people.csv", "--rows", "hair", "--columns", "shoes", monkeypatch=monkeypatch) == 2
+
+
 def test_help_names_the_verbs_with_an_example() -> None:
     def shown(*words: str) -> str:
         command = [sys.executable, "-c", "from featgeo.cli import main; main()", *words, "--help"]
@@ -124,6 +137,6 @@ def test_help_names_the_verbs_with_an_example() -> None:
         ).stdout
 
     top = shown()
-    for verb in ("demo", "analyze"):
+    for verb in ("demo", "analyze", "validate", "modes"):
         assert verb in top
         assert "Example: featgeo" in shown(verb)

@@ -1,5 +1,7 @@
 """featgeo: the local geometry of feature extraction in neural networks."""
 
+from typing import TYPE_CHECKING, Any
+
 from featgeo.errors import FeatgeoError, FeatgeoWarning
 from featgeo.network.analyze import analyze
 from featgeo.network.report import Report
@@ -7,15 +9,38 @@ from featgeo.network.views import LayerReport, View
 from featgeo.theory.local import LocalProblem, Solution
 from featgeo.theory.problem import local_problem
 
+if TYPE_CHECKING:
+    from featgeo.tables.modes import ModalDecomposition
+    from featgeo.tables.multiple import MultipleModalDecomposition
+    from featgeo.tables.pairs import pair_dependence
+
 __all__ = [
     "FeatgeoError",
     "FeatgeoWarning",
     "LayerReport",
     "LocalProblem",
+    "ModalDecomposition",
+    "MultipleModalDecomposition",
     "Report",
     "Solution",
     "View",
     "analyze",
     "local_problem",
+    "pair_dependence",
 ]
 __version__ = "0.1.0"
+
+_TABLES = {
+    "ModalDecomposition": "modes",
+    "MultipleModalDecomposition": "multiple",
+    "pair_dependence": "pairs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The names of tables/, imported when first used: they need pandas and scikit-learn, which are slow to load."""
+    if name in _TABLES:
+        from importlib import import_module
+
+        return getattr(import_module(f"featgeo.tables.{_TABLES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

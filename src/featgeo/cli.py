@@ -17,6 +17,7 @@ from featgeo.errors import FeatgeoError, FeatgeoWarning
 from featgeo.experiments.runner import validate as run_validate
 from featgeo.network.analyze import analyze as run_analyze
 from featgeo.network.load import load_model
+from featgeo.tables.command import run as run_modes
 
 app = typer.Typer(
     help="The local geometry of feature extraction in neural networks.",
@@ -92,6 +93,24 @@ def validate(
 ) -> None:
     """Run the experiments that test the theory; what is finished is not run again."""
     raise typer.Exit(run_validate(quick=quick, only=only or (), seed=seed, out=out, fresh=fresh))
+
+
+@app.command(epilog="Example: featgeo modes data.parquet --rows a --columns b --out modes.html")
+def modes(
+    path: Annotated[Path, typer.Argument(help="CSV, Parquet or Arrow file; may be larger than memory.")],
+    rows: Annotated[str, typer.Option(help="Name of one column.")],
+    columns: Annotated[str, typer.Option(help="Name of the other.")],
+    components: Annotated[str | None, typer.Option(help="Number of modes, or 'significant'.")] = None,
+    missing: Annotated[str, typer.Option(help="Missing values: drop, category or error.")] = "drop",
+    out: Annotated[Path | None, typer.Option(help="Write the page as HTML.")] = None,
+) -> None:
+    """Modes of the dependence between two columns of a file: correspondence analysis at any size."""
+    count: int | str | None = components
+    if components not in (None, "significant"):
+        if not components.isdigit():
+            raise FeatgeoError("components", repr(components), "Pass a whole number or 'significant'.")
+        count = int(components)
+    run_modes(path, rows, columns, count, out, missing, console=console)  # type: ignore[arg-type]
 
 
 def _written(path: Path, write: Callable[[Path], Any]) -> None:

@@ -66,7 +66,7 @@ def test_a_layer_whose_neurons_are_all_dead() -> None:
     with torch.no_grad():
         model[0].bias[:] = -100.0
         model[2].bias[:2] = 0.0
-    report = analysed(model, 0.0)
+    report = quiet(model, blobs(0), nulls=1)
     assert report["2"].feature_rank == report["4"].feature_rank == 0
     for layer in report:
         assert layer.gain_available == 0

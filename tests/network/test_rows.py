@@ -104,14 +104,14 @@ class Offset(nn.Module):
         self.first, self.last, self.beside = nn.Linear(6, 4), nn.Linear(4, 1), beside
 
     def forward(self, x: Tensor) -> Tensor:
-        return 2e4 + self.last(self.first(x).tanh()) + self.beside * x[:, :1]
+        return 2e5 + self.last(self.first(x).tanh()) + self.beside * x[:, :1]
 
 
 @pytest.mark.parametrize(("beside", "status"), [(0.0, "analysed"), (1.0, "bypassed")])
 def test_a_large_constant_does_not_hide_a_second_road(beside: float, status: str) -> None:
     torch.manual_seed(0)
     x, _ = float_blobs()
-    report = quiet(Offset(beside), (x, 2e4 + x[:, :1]), "mse")
+    report = quiet(Offset(beside), (x, 2e5 + x[:, :1]), "mse")
     assert report["first"].status == status
 
 
@@ -180,6 +180,28 @@ def test_images_of_several_sizes() -> None:
             one, other = layer.view(at), second[layer.name].view(at)
             assert one.alignment == pytest.approx(other.alignment, rel=1e-3)
             np.testing.assert_allclose(one.spectrum, other.spectrum, rtol=1e-3, atol=1e-6)
+
+
+class Sentences(nn.Module):
+    """Tokens (m, t, 6) of any number t, with a residual branch and positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner, self.head = nn.Linear(6, 5), nn.Linear(5, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x) + torch.linspace(-1, 1, x.shape[1])[:, None]
+        return self.head((x + self.inner(x).tanh()).mean(1))  # type: ignore[no-any-return]
+
+
+def test_sequences_of_several_lengths() -> None:
+    torch.manual_seed(0)
+    y = torch.arange(40) % 4
+    batches = [(torch.randn(40, length, 6) + y[:, None, None], y) for length in (3, 7, 5)]
+    report = quiet(Sentences(), batches, nulls=1)
+    assert {layer.name: layer.status for layer in report} == {
+        "stem": "analysed", "inner": "bypassed", "head": "analysed",
+    }  # fmt: skip
 
 
 class ByKeyword(nn.Module):

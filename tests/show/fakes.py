@@ -32,6 +32,7 @@ def fake_view(
     return {
         "at": at, "alignment": alignment, "scale": scale,
         "locality": min(1.0, max(0.02, 0.25 + 0.7 * depth + 0.1 * wave - (0.2 if at == "bayes" else 0))),
+        "agreement": min(1.0, max(0.02, 0.25 + 0.7 * depth + 0.1 * wave)),
         "gain_available": available, "gain_used": available - gap_weight,
         "gain_adjusted": 0.93 * available, "gap_weight": gap_weight, "gap_bias": bias,
         "gap_rank": 0.15 * available * (1 - depth), "spectrum": spectrum, "noise_floor": 0.07,

@@ -198,6 +198,7 @@ def test_an_absent_class_changes_nothing_for_the_others() -> None:
     full = fg.local_problem(np.array([[1.0, 2.0], [2.0, 1.0]]))
     with pytest.warns(FeatgeoWarning):
         padded = fg.local_problem(np.array([[1.0, 0.0, 2.0], [2.0, 0.0, 1.0]]))
+    assert padded.point.saturated == (1,)
     assert torch.allclose(padded.singular_values[:2], full.singular_values, atol=1e-12)
     assert padded.entropy == pytest.approx(full.entropy)
     assert padded.conditional_entropy == pytest.approx(full.conditional_entropy)

@@ -28,7 +28,7 @@ from featgeo.experiments.digits import GET_FASHION, Images, digits, fashion
 from featgeo.experiments.fits import slope
 from featgeo.experiments.networks_figures import draw
 from featgeo.experiments.networks_locality import MEASURES
-from featgeo.experiments.networks_runs import STEPS, Plan, measure, plans, train
+from featgeo.experiments.networks_runs import STEPS, TOLERANCE, Plan, measure, plans, train
 from featgeo.experiments.networks_tables import (
     local_table,
     measures_table,
@@ -247,12 +247,13 @@ EXPERIMENT = Experiment(
         "makes every layer local at the rate ε."
     ),
     setup=(
-        "Digits (scikit-learn) and Fashion-MNIST (Debian; 14x14), soft labels (1 - ρ) onehot + ρ "
-        "P_Y, so that P_{Y|X} is "
-        "known and ε = (1 - ρ) √(|Y| - 1). Fully connected networks of 2 to 5 layers in float64; "
-        "L-BFGS on the whole data "
-        "from orthogonal weights of the derived size, Adam and SGD on minibatches from torch's initialisation. Every "
-        "layer is compared with its optimum under the penalty that it was trained with, by `analyze()`."
+        "Digits (scikit-learn) and Fashion-MNIST (Debian; 14x14), soft labels (1 - ρ) onehot + ρ P_Y, so that P_{Y|X} "
+        "is known and ε = (1 - ρ) √(|Y| - 1). Fully connected networks of 2 to 5 layers in float64; "
+        "L-BFGS on the whole "
+        "data from orthogonal weights of the derived size, Adam and SGD on minibatches from torch's initialisation. "
+        f"L-BFGS stops when no entry of the gradient exceeds {TOLERANCE:g} ε², or after {STEPS} iterations (2,500 for "
+        "the trial); where it stopped is in the last table. Every layer is compared with its optimum under the penalty "
+        "that it was trained with, by `analyze()`."
     ),
     run=run,
     draw=draw,

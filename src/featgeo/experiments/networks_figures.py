@@ -41,9 +41,8 @@ def _locality(runs: list[dict[str, Any]]) -> Figure:
         ]
         if points:
             label = NAMES[penalty] + (", Adam or SGD" if stepped else "")
-            axes.scatter(
-                *zip(*points, strict=True), s=14, marker=mark, color=FACES[penalty], lw=0.8, label=label
-            )
+            x, y = zip(*points, strict=True)
+            axes.scatter(x, y, s=14, marker=mark, color=FACES[penalty], lw=0.8, label=label)
     axes.set(xlabel="locality", ylabel="alignment at the Bayes action")
     axes.legend(fontsize=8)
     return figure

@@ -62,9 +62,9 @@ def measures(model: nn.Sequential, layer: nn.Linear, inputs: Tensor, targets: Te
         targets: soft labels (m, d).
     """
     place = list(model).index(layer)
-    tail = model[place + 1 :]
+    tail = nn.Sequential(*list(model)[place + 1 :])
     with torch.no_grad():
-        features = model[:place](inputs)
+        features = nn.Sequential(*list(model)[:place])(inputs)
         z = layer(features)
         outputs = tail(z)
     loss = resolve_loss("cross_entropy")

@@ -103,12 +103,13 @@ def runs_table(runs: list[dict[str, Any]]) -> Table:
         [
             r["data"], r["activation"], r["penalty"], r["strength"], r["optimiser"], r["dependence"],
             _join(_column(r, "alignment"), 3), _join(_column(r, "average"), 3), _join(_column(r, "locality"), 2),
-            _join(_column(r, "error"), 2), _join(_used(r), 2), sum(layer["saturated"] for layer in r["layers"]),
+            _join(_column(r, "error"), 2), _join(_used(r), 2), 
+            sum(layer["saturated"] for layer in r["layers"]), r["gradient"],
         ]
         for r in runs
     ]  # fmt: skip
     columns = [
         "data", "activation", "penalty", "λ", "optimiser", "ε", "alignment at bayes", "at average", "locality",
-        "relative error", "used / available", "saturated",
+        "relative error", "used / available", "saturated", "gradient / ε²",
     ]  # fmt: skip
     return Table("All networks; layers from input to output (– where the optimum vanishes)", columns, rows)

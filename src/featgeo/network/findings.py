@@ -9,7 +9,8 @@ from featgeo.network.views import Finding, LayerReport
 
 GAP = 0.1  # share of the gain of W* that the weights miss
 WIDE = 0.5  # share of the neurons that the modes for 99 % of the gain need
-LOCAL = 0.5  # locality below which the quadratic's numbers are doubted
+LOCAL = 0.8  # locality below which the quadratic's numbers are doubted (docs/validation.md, whole networks)
+AGREES = 0.5  # the same for the agreement of predicted and actual decrease
 
 
 def find(report: Report) -> Report:
@@ -36,17 +37,19 @@ def _findings(layer: LayerReport) -> list[Finding]:
                 "doubt",
             )
         )
-    if signal and view.locality < LOCAL:
+    local = view.locality >= LOCAL and view.agreement >= AGREES
+    if signal and not local:
         found.append(
             Finding(
                 layer.name,
                 "outside the local region",
-                f"the quadratic predicts a loss of {view.predicted_loss:.3g} (locality {view.locality:.2f})",
+                f"the quadratic predicts a loss of {view.predicted_loss:.3g} (locality {view.locality:.2f}, "
+                f"agreement {view.agreement:.2f})",
                 "Read the alignment as a direction only; do not believe its gains and gaps.",
                 "doubt",
             )
         )
-    if last and signal and view.locality >= LOCAL and missed > GAP:
+    if last and signal and local and missed > GAP:
         found.append(
             Finding(
                 layer.name,

@@ -31,7 +31,7 @@ def load_model(spec: str, weights: Path | None = None) -> nn.Module:
         found = importlib.import_module(path)
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a module of the user's may fail in any way
         raise FeatgeoError(
             "model", f"{spec!r}, which cannot be imported ({error})", "Check module and name."
         ) from error

@@ -232,6 +232,14 @@ def locality(outlook: Outlook, stand: Stand) -> float:
     return min(1.0, value) if math.isfinite(value) else 0.0
 
 
+def agreement(predicted: float, actual: float) -> float:
+    """Smaller over larger of two decreases; 0 where their signs differ, 1 where both vanish."""
+    low, high = sorted((predicted, actual))
+    if low == high:
+        return 1.0
+    return max(0.0, low / high) if high > 0 else max(0.0, high / low)
+
+
 def look(outlook: Outlook, stand: Stand) -> View:
     """The View of a layer at an operating point."""
     fit, scores = outlook.fit(stand), outlook.score_covariance(stand)
@@ -242,6 +250,7 @@ def look(outlook: Outlook, stand: Stand) -> View:
         alignment=fit.alignment,
         scale=fit.scale,
         locality=locality(outlook, stand),
+        agreement=agreement(fit.predicted_decrease, stand.constant_loss - outlook.loss),
         gain_available=fit.gain_available,
         gain_used=fit.gain_used,
         gain_adjusted=adjusted_gain(fit.gain_available, scores, rank, samples),

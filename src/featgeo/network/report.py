@@ -91,7 +91,7 @@ class Report:
                 "layer": layer.name, "kind": layer.kind, "neurons": layer.neurons, "inputs": layer.inputs,
                 "status": layer.status,
             }  # fmt: skip
-            for name in (*VIEW_FIELDS[1:10], "noise_floor", "predicted_loss", "tail_r2"):
+            for name in (*VIEW_FIELDS[1:11], "noise_floor", "predicted_loss", "tail_r2"):
                 row[name] = getattr(view, name) if view else math.nan
             row["rank99"] = view.rank(0.99) if view else 0
             row["reason"] = layer.reason
@@ -127,7 +127,8 @@ class Report:
     def summary(self) -> str:
         """A few lines of plain text: the loss, each layer's verdict, the findings."""
         lines = [
-            f"{self.samples:,} samples, {self.loss}: loss {self.loss_value:.4g}, best constant {self.constant_loss:.4g}",
+            f"{self.samples:,} samples, {self.loss}: loss {self.loss_value:.4g}, "
+            f"best constant {self.constant_loss:.4g}",
         ]
         for layer in self.analysed:
             lines.append(

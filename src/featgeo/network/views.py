@@ -21,6 +21,8 @@ class View:
         scale: length of the former over the length of the latter.
         locality: how far the linear picture of tail and loss holds over the spread of this layer's output, in [0, 1];
             below about 0.8 the other numbers of this view mean little. It knows neither targets nor W*.
+        agreement: of the decrease of the loss against the constant that the quadratic predicts with the actual one,
+            the smaller over the larger, in [0, 1]; near 0 gains and gaps are directions at best.
         gain_available: decrease of the loss that the layer's input features allow through its tail.
         gain_used: decrease that the weights in use attain, by the same quadratic.
         gain_adjusted: gain_available less what noise alone would show; 0 with fewer samples than features.
@@ -42,6 +44,7 @@ class View:
     alignment: float
     scale: float
     locality: float
+    agreement: float
     gain_available: float
     gain_used: float
     gain_adjusted: float

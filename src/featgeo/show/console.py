@@ -56,6 +56,7 @@ COLUMNS = (
     Column("alignment", _number("alignment", 2)),
     Column("scale", _number("scale", 2), order=3),
     Column("locality", _number("locality", 2)),
+    Column("agrees", _number("agreement", 2), order=2),
     Column("gain used", _number("gain_used")),
     Column("available", _number("gain_available")),
     Column("adjusted", _number("gain_adjusted"), order=6),

@@ -10,7 +10,7 @@ from typing import Any
 from featgeo.show.rows import finite, first_point, printable, rows
 from featgeo.show.words import POINT_NAMES, listed, loss_name, number, sentence
 
-LOW_LOCALITY = 0.5  # below it the quadratic misses half of the actual decrease of the loss
+LOW = 0.5  # agreement below which the quadratic misses half of the actual decrease of the loss
 APART = 3  # most texts that are kept apart although they differ in their numbers only
 SEVERITIES = {"act": "Act", "doubt": "Doubt", "note": "Note"}
 
@@ -29,7 +29,7 @@ def headline(data: Mapping[str, Any]) -> list[str]:
         )
     elif aligned:
         lines.append(f"The weights of {aligned[0][1]} have alignment {number(aligned[0][0], decimals=2)}.")
-    doubtful = [row.name for row in shown if row.locality is not None and row.locality < LOW_LOCALITY]
+    doubtful = [row.name for row in shown if row.agreement is not None and row.agreement < LOW]
     if doubtful and len(doubtful) == len(shown) > 1:
         lines.insert(
             1,

@@ -44,6 +44,7 @@ class Row:
     alignment: float | None = None
     scale: float | None = None
     locality: float | None = None
+    agreement: float | None = None
     gain_available: float | None = None
     gain_used: float | None = None
     gain_adjusted: float | None = None
@@ -73,8 +74,8 @@ class Row:
 
 
 NUMBERS = (
-    "alignment", "scale", "locality", "gain_available", "gain_used", "gain_adjusted", "gap_weight", "gap_bias",
-    "gap_rank", "noise_floor", "constant_loss", "predicted_loss", "tail_r2",
+    "alignment", "scale", "locality", "agreement", "gain_available", "gain_used", "gain_adjusted", "gap_weight",
+    "gap_bias", "gap_rank", "noise_floor", "constant_loss", "predicted_loss", "tail_r2",
 )  # fmt: skip
 
 

@@ -19,8 +19,10 @@ GLOSSARY = (
     ("Alignment", "How closely what the layer's weights do to its features points the way of the locally optimal "
      "weights: 1 is the same direction, 0 unrelated, below 0 opposed."),
     ("Scale", "How long the layer's response is beside the optimal one: above 1 it overshoots, below 1 it holds back."),
-    ("Locality", "How well the quadratic behind these numbers predicts the actual loss, from 0 to 1: near 0 the other "
-     "numbers of the row mean little."),
+    ("Locality", "How far the linear picture of the layers above and of the loss holds over what this layer puts "
+     "out, from 0 to 1: where it is low the other numbers of the row mean little."),
+    ("Agreement", "Of the predicted and the actual decrease of the loss, the smaller over the larger, from 0 to 1: "
+     "near 0 gains and losses are directions at best."),
     ("Gain available", "What the layer's input features allow the loss to fall, through the rest of the network."),
     ("Gain used", "The part of that decrease which the present weights attain; negative where they do harm."),
     ("Gain adjusted", "The gain available, less what noise alone would show with this many samples and features."),

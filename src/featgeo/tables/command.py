@@ -92,7 +92,7 @@ def print_modes(
     p_value = decomposition.p_value_
     console.print(
         f"χ² = {decomposition.chi2_:,.1f} with {decomposition.degrees_of_freedom_:,} degrees of freedom, "
-        f"p = {p_value:.2g}; "
+        f"p {'< 1e-300' if p_value < 1e-300 else f'= {p_value:.2g}'}; "
         f"inertia {decomposition.inertia_:.4f}; mutual information {decomposition.mutual_information_:.4f} nats "
         f"(local approximation {decomposition.local_information_:.4f})",
         highlight=False,

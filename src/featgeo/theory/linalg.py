@@ -127,6 +127,8 @@ def psd_factor(matrix: Tensor) -> tuple[Tensor, float]:
         R from the eigenvalues above the rank rule, and the most negative eigenvalue relative to the largest in
         absolute value (0 when there is none): more than rounding means that the matrix was no metric.
     """
+    if not matrix.numel():
+        return matrix.to(torch.float64), 0.0
     values, vectors = torch.linalg.eigh(matrix.to(torch.float64))
     size = values.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
     negative = min(0.0, (values.min() / size).item())
