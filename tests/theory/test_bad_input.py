@@ -190,3 +190,8 @@ def test_what_is_unusual_but_right_is_accepted() -> None:
     assert torch.equal(PROBLEM.low_rank(9).weight[:, 2:], torch.zeros(3, 7).double())
     flat, column = PROBLEM.optimal_weight([1.0, 2.0, 4.0]), PROBLEM.optimal_weight([[1.0], [2.0], [4.0]])
     assert torch.equal(flat[0], column[0])
+
+
+def test_a_loss_without_a_second_derivative_is_refused() -> None:
+    with pytest.raises(FeatgeoError, match="no second derivative of 'MultiMarginLoss'"):
+        fg.local_problem(JOINT, loss=nn.MultiMarginLoss(), width=3)

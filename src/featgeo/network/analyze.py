@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 import torch
@@ -121,11 +122,19 @@ def analyze(
         weight_decay=weight_decay,
         warnings=tuple(notes),
         seconds=time.perf_counter() - begin,
-        versions={"torch": torch.__version__},
+        versions={"featgeo": _version(), "torch": torch.__version__},
     )
     for text in (*notes, *(note for layer in report for note in layer.warnings)):
         warnings.warn(text, FeatgeoWarning, stacklevel=2)
     return find(report)
+
+
+def _version() -> str:
+    """The installed version, where featgeo is installed rather than on the path."""
+    try:
+        return version("featgeo")
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _canonical(loss: Loss) -> CanonicalLoss:

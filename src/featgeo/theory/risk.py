@@ -94,7 +94,12 @@ class EmpiricalRisk(Risk):
 
     def factor(self, output: Tensor) -> Tensor:
         """A root of the exact Hessian Σ_i w_i ∂²loss(g, y_i)/∂g²; negative curvature is cut off."""
-        hessian = hessian_of(self.value, output)
+        try:
+            hessian = hessian_of(self.value, output)
+        except RuntimeError as error:
+            raise FeatgeoError(
+                "loss", f"no second derivative of '{self.loss.name}' ({error})", "Use a smooth loss."
+            ) from error
         if not torch.isfinite(hessian).all():
             raise FeatgeoError(
                 "loss", f"a second derivative that is not finite in '{self.loss.name}'", "Use a smooth loss."
