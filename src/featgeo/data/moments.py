@@ -18,6 +18,7 @@ from torch import Tensor
 from featgeo.errors import FeatgeoError
 
 BLOCK = 128  # batches summed in the data's precision before they are merged in float64
+TILE = 128  # columns of one product; a symmetric matrix needs only its upper block triangle
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,13 @@ class MomentStream:
         return self.total
 
 
+def _add_gram(total: Tensor, rows: Tensor) -> None:
+    """Add the upper block triangle of rowsᵀ rows to a total, in place: at about 0.6 of the cost of the full product."""
+    for start in range(0, rows.shape[1], TILE):
+        stop = start + TILE
+        total[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])
+
+
 class _Block:
     """Sums of products in the data's own precision over some batches, about one shift."""
 
@@ -170,7 +178,7 @@ class _Block:
         if self.sums is None:
             self.sums = centred.new_zeros(companion.rows.shape[1], centred.shape[1])
             self.side_shift, self.side_total = companion.shift, torch.zeros_like(companion.total)
-        self.scatter.addmm_(centred.T, centred)
+        _add_gram(self.scatter, centred)
         self.sums.addmm_(companion.rows.T.to(centred.dtype), centred)
         self.side_total = self.side_total + companion.total
         self.count += centred.shape[0]
@@ -178,7 +186,8 @@ class _Block:
 
     def moments(self) -> Moments:
         assert self.sums is not None
-        tensors = (self.shift, self.scatter, self.sums, self.side_shift, self.side_total)
+        scatter = self.scatter.triu() + self.scatter.triu(1).T  # the rest was not summed
+        tensors = (self.shift, scatter, self.sums, self.side_shift, self.side_total)
         shift, scatter, sums, side_shift, side_total = (t.to(torch.float64) for t in tensors)
         step, side = sums[0] / self.count, side_total / self.count
         return Moments(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
@@ -207,7 +208,7 @@ def _layer(
     views, notes = {"average": look(outlook, outlook.average())}, list(outlook.notes)
     status, reason = "analysed", ""
     if note.is_output:
-        views["bayes"] = look(outlook, outlook.at_output("bayes"))
+        views["bayes"] = replace(views["average"], at="bayes", tail_r2=None)
     else:
         tail = FrozenTail(run, layer, found.probe)
         start = outlook.mean_action

@@ -124,22 +124,21 @@ class Outlook:
         """Cov(T) (d, d)."""
         return self.pair.covariance[self._width :, self._width :]
 
-    def at_output(self, at: str) -> Stand:
+    def at_output(self) -> Stand:
         """The output layer: its tail is the identity, and both operating points are one."""
         step = self.output.action - self.mean_action
         factor = self.output.factor
         lost = 0.5 * (factor @ step).square().sum() - self.output.residual @ step
         unit = torch.eye(self._width, dtype=torch.float64)
-        determination = 1.0 if at == "average" else None
         action = self.output.action
-        return Stand(at, unit, factor, action, step, lost.item(), self.output.loss, determination)
+        return Stand("average", unit, factor, action, step, lost.item(), self.output.loss, 1.0)
 
     def average(
         self, cross: Tensor | None = None, covariance: Tensor | None = None, mean: Tensor | None = None
     ) -> Stand:
         """The tail linearised over the data; moments of the outputs g other than those seen may be given."""
         if self.is_output:
-            return self.at_output("average")
+            return self.at_output()
         width, metric = self._width, self.output.factor
         cross = self.moments.cross_covariance[:width] if cross is None else cross
         covariance = self.pair.covariance[:width, :width] if covariance is None else covariance

@@ -178,11 +178,12 @@ def average_tail(
         metric: R_out (m, d), a factor of the output metric.
     """
     whitened = whitener.white(cross_outputs)  # Cov(g, white features) (d, r)
-    spread = weight @ whitener.root  # Cov(z, white features) (n, r)
-    if spread.shape[0] <= spread.shape[1]:
-        jacobian = _regress(whitened @ spread.T, spread @ spread.T)
-    else:
-        jacobian = _regress(whitened, spread.T @ spread) @ spread.T
+    precision = whitener.accumulated  # the two large products need no more than the moments have
+    spread = weight.to(precision) @ whitener.root.to(precision)  # Cov(z, white features) (n, r)
+    wide = spread.shape[0] <= spread.shape[1]
+    gram = (spread @ spread.T if wide else spread.T @ spread).to(torch.float64)
+    spread = spread.to(torch.float64)
+    jacobian = _regress(whitened @ spread.T, gram) if wide else _regress(whitened, gram) @ spread.T
     explained = (metric @ jacobian @ spread).square().sum().item()
     total = torch.einsum("ij,jk,ik->", metric, outputs, metric).item()
     return AverageTail(jacobian, min(1.0, explained / total) if total > 0 else 1.0)

@@ -30,6 +30,7 @@ class Whitener:
     Attributes:
         rank: r, the number of directions that stand above rounding.
         tolerance: the relative cut-off that decided r.
+        accumulated: precision in which Σ was summed.
         scale: standard deviations (k,); a feature of variance zero takes no part.
         lower: Cholesky factor of the correlation matrix of the live features, where it has full rank; else
         eigen: its eigenvalues (r,) and eigenvectors (·, r) above the cut-off.
@@ -37,6 +38,7 @@ class Whitener:
 
     rank: int
     tolerance: float
+    accumulated: torch.dtype
     scale: Tensor
     lower: Tensor | None = None
     eigen: tuple[Tensor, Tensor] | None = None
@@ -98,10 +100,10 @@ def whiten(covariance: Tensor, accumulated: torch.dtype = torch.float64) -> Whit
     correlation = (sigma if live.all() else sigma[live][:, live]) / scale[live].outer(scale[live])
     lower = _certain_cholesky(correlation, tolerance)
     if lower is not None:
-        return Whitener(len(lower), tolerance, scale, lower=lower)
+        return Whitener(len(lower), tolerance, accumulated, scale, lower=lower)
     values, vectors = torch.linalg.eigh(correlation)
     keep = values > tolerance * values.max().clamp_min(0) if len(values) else values > 0
-    return Whitener(int(keep.sum()), tolerance, scale, eigen=(values[keep], vectors[:, keep]))
+    return Whitener(int(keep.sum()), tolerance, accumulated, scale, eigen=(values[keep], vectors[:, keep]))
 
 
 def _certain_cholesky(matrix: Tensor, tolerance: float) -> Tensor | None:
