@@ -1,7 +1,6 @@
 """The experiments themselves: the quick run, the committed results, and the optimisers that they rest on."""
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +27,8 @@ FINITE = ("order", "hidden", "entropy_output", "entropy_window", "entropy_modes"
 
 
 @pytest.mark.slow
-def test_the_quick_run_of_the_finite_problems_passes_in_time(tmp_path):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    began = time.process_time()
-    try:
-        assert validate(quick=True, only=FINITE, out=tmp_path, progress=False) == 0
-    finally:
-        torch.set_num_threads(threads)
-    assert time.process_time() - began < 45  # of one core
+def test_the_quick_run_of_the_finite_problems_passes(tmp_path):
+    assert validate(quick=True, only=FINITE, out=tmp_path, progress=False) == 0
     for name in FINITE:
         record = json.loads((tmp_path / "results" / f"{name}.json").read_text("utf-8"))
         assert record["status"] == "passed"
