@@ -86,8 +86,8 @@ def _findings(layer: LayerReport) -> list[Finding]:
             Finding(
                 layer.name,
                 "wider than its modes need",
-                f"{rank} modes hold 99 % of the gain; it has {layer.neurons} neurons",
-                f"Consider about {rank} neurons, or a factorised layer of that rank.",
+                f"modes that hold 99 % of the gain: {rank}; neurons: {layer.neurons}",
+                f"Consider a width of about {rank}, or a factorised layer of that rank.",
                 "note",
             )
         )
