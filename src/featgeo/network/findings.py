@@ -86,7 +86,7 @@ def _findings(layer: LayerReport) -> list[Finding]:
             Finding(
                 layer.name,
                 "wider than its modes need",
-                f"modes that hold 99 % of the gain: {rank}; neurons: {layer.neurons}",
+                f"modes for 99 % of the gain: {rank}; it has {layer.neurons} neurons",
                 f"Consider a width of about {rank}, or a factorised layer of that rank.",
                 "note",
             )

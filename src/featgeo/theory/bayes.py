@@ -210,7 +210,9 @@ def _newton(risk: Risk, tail: Tail, action: Tensor, steps: int) -> tuple[Tensor,
 
 def _saturated(tail: Tail, action: Tensor, jacobian: Tensor, probes: list[Tensor]) -> tuple[int, ...]:
     """Neurons whose derivative at the action is a vanishing fraction of what it is at some probe."""
-    reference = torch.stack([jacobian_of(tail, probe, len(jacobian))[1].norm(dim=0) for probe in probes]).amax(0)
+    reference = torch.stack(
+        [jacobian_of(tail, probe, len(jacobian))[1].norm(dim=0) for probe in probes]
+    ).amax(0)
     vanished = (jacobian.norm(dim=0) < SATURATED * reference) & (reference > 0)
     return tuple(int(i) for i in vanished.nonzero()[:, 0])
 
