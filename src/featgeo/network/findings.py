@@ -87,7 +87,7 @@ def _findings(layer: LayerReport) -> list[Finding]:
                 layer.name,
                 "wider than its modes need",
                 f"modes for 99 % of the gain: {rank}; it has {layer.neurons} neurons",
-                f"Consider a width of about {rank}, or a factorised layer of that rank.",
+                f"Consider about {rank} neuron{'s' * (rank != 1)}, or a factorised layer of that rank.",
                 "note",
             )
         )
