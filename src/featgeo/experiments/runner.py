@@ -17,7 +17,8 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ import numpy as np
 import scipy
 import torch
 from matplotlib.figure import Figure
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 import featgeo
@@ -80,11 +82,24 @@ def validate(
         ) from error
     chosen = [e for e in catalogue if e.name in only or not only]
     statuses = []
-    for experiment in chosen:
-        job = _Job(experiment, list(catalogue).index(experiment), quick, seed, folder, progress)
-        statuses.append(job.finish(fresh))
+    with _one_thread():
+        for experiment in chosen:
+            job = _Job(experiment, list(catalogue).index(experiment), quick, seed, folder, progress)
+            statuses.append(job.finish(fresh))
     write_page(folder / "results", folder / "validation.md")
     return int(any(status in BAD for status in statuses))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for torch and BLAS: the problems are small, and threads that wait for each other cost more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
