@@ -30,17 +30,17 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_TABLES = {
-    "ModalDecomposition": "modes",
-    "MultipleModalDecomposition": "multiple",
-    "pair_dependence": "pairs",
+_LATER = {
+    "ModalDecomposition": "tables.modes",
+    "MultipleModalDecomposition": "tables.multiple",
+    "pair_dependence": "tables.pairs",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """The names of tables/, imported when first used: they need pandas and scikit-learn, which are slow to load."""
-    if name in _TABLES:
+    """The names imported when first used: their rooms need pandas or scikit-learn, which are slow to load."""
+    if name in _LATER:
         from importlib import import_module
 
-        return getattr(import_module(f"featgeo.tables.{_TABLES[name]}"), name)
+        return getattr(import_module(f"featgeo.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""What the geometry is good for: heads, transfer scores, compression."""
