@@ -1,8 +1,10 @@
 # What a newcomer needs: `make demo` and `make test`. Both build .venv on the first call and cost seconds afterwards.
+# The examples on real data have an environment of their own, .venv-examples, since they need large packages.
 # Options: PYTHON=/path/to/python3 chooses the interpreter (otherwise the first of those below that suits), JOBS=4 the
 # number of test processes.
 
 VENV := .venv
+EXAMPLES := .venv-examples
 PY := $(VENV)/bin/python
 JOBS ?= 2
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
@@ -10,7 +12,7 @@ PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types layers wheel clean FORCE
+.PHONY: help demo test lint format types layers wheel examples clean FORCE
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -38,16 +40,19 @@ layers: $(VENV)/.dev-stamp  ## check that imports flow one way
 wheel: $(VENV)/.dev-stamp  ## build dist/featgeo-*.whl
 	$(PY) -m build --wheel --outdir dist
 
+examples: $(EXAMPLES)/.stamp  ## install what the examples need into .venv-examples
+	@echo 'Run them with $(EXAMPLES)/bin/python; examples/sources.py --get downloads data'
+
 clean:  ## remove everything that can be made again, .venv included
-	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(EXAMPLES) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- the environment ---------------------------------------------------------------------------------------------------
-# A stamp says that an installation came to its end. While one is under way .venv/.incomplete lies beside the stamps;
+# A stamp says that an installation came to its end. While one is under way a file .incomplete lies beside the stamps;
 # an environment that still has it, or whose interpreter does not run, is made again from nothing.
 
 SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
-SOUND := [ ! -e $(VENV)/.incomplete ] && $(PY) -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+sound = [ ! -e $(1)/.incomplete ] && $(1)/bin/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 
 define find_python
 for python in $(PYTHON); do \
@@ -61,17 +66,22 @@ if [ -z "$$python" ]; then \
 fi
 endef
 
+# $(call install,environment,what pip installs,stamps)
 define install
-@$(SOUND) || { $(find_python); \
-    echo "Making $(VENV) with $$("$$python" --version)"; \
-    rm -rf $(VENV) && mkdir $(VENV) && touch $(VENV)/.incomplete && "$$python" -m venv $(VENV); }
-@touch $(VENV)/.incomplete
-$(PY) -m pip install -c constraints.txt -e '$(1)'
-@touch $(2) && rm $(VENV)/.incomplete
+@$(call sound,$(1)) || { $(find_python); \
+    echo "Making $(1) with $$("$$python" --version)"; \
+    rm -rf $(1) && mkdir $(1) && touch $(1)/.incomplete && "$$python" -m venv $(1); }
+@touch $(1)/.incomplete
+$(1)/bin/python -m pip install -c constraints.txt $(2)
+@touch $(3) && rm $(1)/.incomplete
 endef
 
-$(VENV)/.demo-stamp: pyproject.toml constraints.txt $(shell $(SOUND) || echo FORCE)
-	$(call install,.,$@)
+$(VENV)/.demo-stamp: pyproject.toml constraints.txt $(shell $(call sound,$(VENV)) || echo FORCE)
+	$(call install,$(VENV),-e '.',$@)
 
-$(VENV)/.dev-stamp: pyproject.toml constraints.txt $(shell $(SOUND) || echo FORCE)
-	$(call install,.[dev],$(VENV)/.demo-stamp $@)
+$(VENV)/.dev-stamp: pyproject.toml constraints.txt $(shell $(call sound,$(VENV)) || echo FORCE)
+	$(call install,$(VENV),-e '.[dev]',$(VENV)/.demo-stamp $@)
+
+$(EXAMPLES)/.stamp: pyproject.toml constraints.txt examples/requirements.txt \
+        $(shell $(call sound,$(EXAMPLES)) || echo FORCE)
+	$(call install,$(EXAMPLES),-e '.' -r examples/requirements.txt,$@)
