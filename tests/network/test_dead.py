@@ -73,4 +73,6 @@ def test_a_layer_whose_neurons_are_all_dead() -> None:
         assert layer.significant == layer.rank(0.99) == 0
         assert math.isnan(layer.alignment)
     assert "outputs do not vary" in report.warnings[0]
-    assert not [finding for finding in report.findings if finding.severity == "act"]
+    acts = [finding for finding in report.findings if finding.severity == "act"]
+    assert [(finding.layer, finding.value) for finding in acts] == [("2", 1.0), ("4", 1.0)]
+    assert {finding.title for finding in acts} == {"neurons before it are dead"}

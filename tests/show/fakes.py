@@ -89,7 +89,8 @@ def five_layers() -> dict[str, Any]:
     findings = [
         {"layer": "fc2", "title": "Weights far from their local optimum", "severity": "act",
          "detail": "Alignment is 0.41 and the weights are 3.2 times as long as the optimal ones.",
-         "remedy": "Raise the weight decay of this layer, or refit it with solve_head and train on."},
+         "remedy": "Raise the weight decay of this layer, or refit it and train on.",
+         "call": 'fg.solve_head(model, data, "cross_entropy")', "value": 0.4, "threshold": 0.1},
         {"layer": "fc1", "title": "Wider than its features need", "severity": "note",
          "detail": "4 modes hold 99 % of the gain; the layer has 128 neurons.",
          "remedy": "Try compress(model, ...) with rank 4 and compare the loss."},

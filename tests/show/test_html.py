@@ -111,6 +111,7 @@ def test_the_loss_and_what_to_do_come_in_plain_words(page):
     assert "removes 48% of it" in page.text
     assert "Look first at fc2" in page.text
     assert "switch augmentation off" in page.text  # a warning
+    assert 'fg.solve_head(model, data, "cross_entropy")' in page.text
     assert page.text.index("Raise the weight decay") < page.text.index(
         "Try compress(model, ...)"
     )  # act, then note

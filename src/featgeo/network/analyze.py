@@ -16,6 +16,7 @@ from featgeo.data.batches import Batches
 from featgeo.errors import FeatgeoError, FeatgeoWarning
 from featgeo.network.features import Layer
 from featgeo.network.findings import find
+from featgeo.network.inputs import constant_features, feature_gain
 from featgeo.network.keep import home_of, undisturbed
 from featgeo.network.look import Outlook, look, still
 from featgeo.network.nulls import null_alignments
@@ -228,6 +229,7 @@ def _layer(
             else:
                 reason = "no bayes view: the tail cannot reach the output's Bayes action and the loss is not canonical"
     default = at if at in views else "average"
+    gain, noise = feature_gain(outlook)
     return LayerReport(
         name=name,
         kind=type(layer).__name__,
@@ -237,6 +239,10 @@ def _layer(
         reason=reason,
         feature_rank=outlook.whitener.rank,
         is_output=note.is_output,
+        depth=list(found.layers).index(name),
+        gain_features=gain,
+        gain_features_noise=noise,
+        constant_features=constant_features(outlook),
         default=default,
         views=views,
         warnings=tuple(notes),

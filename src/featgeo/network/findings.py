@@ -1,94 +1,206 @@
-"""Plain words about a report: each finding has a threshold that is written here, a number, and what to do."""
+"""Findings about a report: each has a number, a threshold that is written here, what to do, and the call that does it.
+
+The thresholds, with why they are what they are, stand in docs/findings.md too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 from featgeo.network.report import Report
 from featgeo.network.views import Finding, LayerReport
+from featgeo.theory.named import NAMED
 
-GAP = 0.1  # share of the gain of W* that the weights miss
-WIDE = 0.5  # share of the neurons that the modes for 99 % of the gain need
+SIGNAL = 1  # modes that must stand above the noise floor (5 % level)
 LOCAL = 0.8  # locality below which the quadratic's numbers are doubted (docs/validation.md, whole networks)
 AGREES = 0.5  # the same for the agreement of predicted and actual decrease
+GAP = 0.1  # share of the gain of W* that the weights of the last layer miss
+LOST = 0.1  # share of the gain that a linear read-out has before a layer and no longer has after it
+CHANCE = 2.0  # standard deviations of chance that the loss of gain must exceed, too
+DEAD = 0.02  # share of a layer's neurons, one in fifty, that are dead or saturated
+DEPENDENT = 0  # features that others determine linearly, beside those that never vary
+WIDE = 0.5  # share of the neurons that the modes for 99 % of the gain need
+
+LISTED = 8  # most neurons that a finding names
 
 
 def find(report: Report) -> Report:
     """The report with its findings filled in."""
-    found: list[Finding] = []
-    for layer in report.analysed:
-        found += _findings(layer)
-    return replace(report, findings=tuple(found))
+    found = [finding for layer in report.analysed for test in TESTS for finding in test(report, layer)]
+    found += list(_lost_along_depth(report))
+    order = list(report.layers)
+    return replace(report, findings=tuple(sorted(found, key=lambda finding: order.index(finding.layer))))
 
 
-def _findings(layer: LayerReport) -> list[Finding]:
-    view, found = layer.view(), []
-    signal, last = view.significant > 0, layer.is_output
-    missed = (
-        1 + view.scale**2 - 2 * view.alignment * view.scale
-    )  # ‖U - U*‖²/‖U*‖², U = R W Σ^½; gap over gain at λ = 0
-    if not signal:
-        found.append(
-            Finding(
-                layer.name,
-                "no mode stands above the noise",
-                f"largest singular value {max(view.spectrum, default=0):.3g}, noise floor {view.noise_floor:.3g}",
-                "Analyse more samples, or look for labels that do not belong to these inputs.",
-                "doubt",
-            )
+def has_signal(layer: LayerReport) -> bool:
+    """Whether the layer's features tell something of the targets."""
+    return bool(layer.significant >= SIGNAL)
+
+
+def is_local(layer: LayerReport) -> bool:
+    """Whether the quadratic's numbers can be believed for this layer."""
+    return bool(layer.locality >= LOCAL and layer.agreement >= AGREES)
+
+
+def _call(report: Report, name: str, more: str = "") -> str:
+    """The call with the arguments that this report had."""
+    loss = f'"{report.loss}"' if report.loss in NAMED else "loss"
+    return f"fg.{name}(model, data, {loss}{more})"
+
+
+def _noise(report: Report, layer: LayerReport) -> Iterator[Finding]:
+    """No mode of the features stands above what chance would show."""
+    if not has_signal(layer):
+        yield Finding(
+            layer.name,
+            "no mode stands above the noise",
+            f"largest singular value {max(layer.spectrum, default=0):.3g}, noise floor {layer.noise_floor:.3g}",
+            "Analyse more samples, or look for labels that do not belong to these inputs.",
+            "doubt",
+            _call(report, "analyze", ", nulls=True"),
+            layer.significant,
+            SIGNAL,
         )
-    local = view.locality >= LOCAL and view.agreement >= AGREES
-    if signal and not local:
-        found.append(
-            Finding(
-                layer.name,
-                "outside the local region",
-                f"the quadratic predicts a loss of {view.predicted_loss:.3g} (locality {view.locality:.2f}, "
-                f"agreement {view.agreement:.2f})",
-                "Read the alignment as a direction only; do not believe its gains and gaps.",
-                "doubt",
-            )
+
+
+def _far(report: Report, layer: LayerReport) -> Iterator[Finding]:
+    """The layer is outside the region in which the quadratic describes the loss."""
+    if has_signal(layer) and not is_local(layer):
+        by_locality = not layer.locality >= LOCAL
+        yield Finding(
+            layer.name,
+            "outside the local region",
+            f"the quadratic predicts a loss of {layer.predicted_loss:.3g} (locality {layer.locality:.2f}, "
+            f"agreement {layer.agreement:.2f})",
+            "Read the alignment as a direction only, beside the nulls; do not believe its gains and gaps.",
+            "doubt",
+            _call(report, "analyze", ", nulls=True"),
+            layer.locality if by_locality else layer.agreement,
+            LOCAL if by_locality else AGREES,
         )
-    if last and signal and local and missed > GAP:
-        found.append(
-            Finding(
+
+
+def _head(report: Report, layer: LayerReport) -> Iterator[Finding]:
+    """The last layer's weights are not the best for the features that it is given."""
+    # ‖U - U*‖²/‖U*‖² with U = R W Σ^½: the gap over the gain at λ = 0, and its like at λ > 0
+    missed = 1 + layer.scale**2 - 2 * layer.alignment * layer.scale
+    if layer.is_output and has_signal(layer) and is_local(layer) and missed > GAP:
+        penalty = f", weight_decay={report.weight_decay:g}" if report.weight_decay else ""
+        yield Finding(
+            layer.name,
+            "the last layer is not optimal for its features",
+            f"alignment {layer.alignment:.2f} and scale {layer.scale:.2f} miss {missed:.0%} of the gain of W*",
+            "Refit it on the features as they are, or train it longer.",
+            "act",
+            _call(report, "solve_head", penalty),
+            missed,
+            GAP,
+        )
+
+
+def _saturated(report: Report, layer: LayerReport) -> Iterator[Finding]:
+    """Neurons whose derivative vanishes at the Bayes action."""
+    view = layer.views.get("bayes")
+    if view and len(view.saturated) > DEAD * layer.neurons:
+        yield Finding(
+            layer.name,
+            "neurons saturated at the Bayes action",
+            f"{len(view.saturated)} of {layer.neurons} ({_numbers(view.saturated)})",
+            "The theorem does not cover them; rely on the average tail.",
+            "note",
+            _call(report, "analyze", ', at="average"'),
+            len(view.saturated) / layer.neurons,
+            DEAD,
+        )
+
+
+def _dead(report: Report, layer: LayerReport) -> Iterator[Finding]:
+    """Neurons before this layer that put out the same value for every sample."""
+    if layer.depth and len(layer.constant_features) > DEAD * layer.inputs:
+        yield Finding(
+            layer.name,
+            "neurons before it are dead",
+            f"{len(layer.constant_features)} of the {layer.inputs} features that it reads never vary on these data "
+            f"({_numbers(layer.constant_features)})",
+            "Draw their weights anew and train on, or take them out.",
+            "act",
+            _call(report, "compress"),
+            len(layer.constant_features) / layer.inputs,
+            DEAD,
+        )
+
+
+def _dependent(report: Report, layer: LayerReport) -> Iterator[Finding]:
+    """Features that are determined by others; constant ones count only where no neuron made them."""
+    constant = len(layer.constant_features)
+    dependent = layer.inputs - layer.feature_rank - (constant if layer.depth else 0)
+    if dependent > DEPENDENT:
+        never = f", {constant} never vary" if constant else ""
+        yield Finding(
+            layer.name,
+            "features are rank-deficient",
+            f"rank {layer.feature_rank} of {layer.inputs}{never}",
+            "Constant or duplicated features can be removed without loss.",
+            "note",
+            _call(report, "compress"),
+            dependent,
+            DEPENDENT,
+        )
+
+
+def _wide(report: Report, layer: LayerReport) -> Iterator[Finding]:
+    """A hidden layer has many more neurons than its modes need."""
+    rank, coarse = layer.rank(0.99), layer.rank(0.95)
+    if (
+        has_signal(layer)
+        and not layer.is_output
+        and layer.status == "analysed"
+        and rank < WIDE * layer.neurons
+    ):
+        yield Finding(
+            layer.name,
+            "wider than its modes need",
+            f"modes for 95 % and 99 % of the gain: {coarse} and {rank}; it has {layer.neurons} neurons",
+            f"Consider about {rank} neuron{'s' * (rank != 1)}, or a factorised layer of that rank, and measure the "
+            "loss.",
+            "note",
+            _call(report, "suggest_widths"),
+            rank / layer.neurons,
+            WIDE,
+        )
+
+
+def _lost_along_depth(report: Report) -> Iterator[Finding]:
+    """Layers after which a linear read-out can gain less than before them.
+
+    Everything passes through a layer that is the only road to the output, so two such layers in succession read the
+    same signal, before and after the first of them. (Around a bypassed layer another road may carry what it drops.)
+    """
+    road = sorted((layer for layer in report.analysed if layer.status == "analysed"), key=lambda x: x.depth)
+    for layer, above in pairwise(road):
+        less = layer.gain_features - above.gain_features
+        lost = less / layer.gain_features if layer.gain_features > 0 else 0.0
+        if has_signal(layer) and lost > LOST and less > CHANCE * layer.gain_features_noise:
+            yield Finding(
                 layer.name,
-                "the last layer is not optimal for its features",
-                f"alignment {view.alignment:.2f} and scale {view.scale:.2f} miss {missed:.0%} of the gain of W*",
-                "Train it longer, or refit it on frozen features.",
+                "gain is lost along depth",
+                f"a linear read-out of what it reads gains {layer.gain_features:.3g}, of what '{above.name}' reads "
+                f"{above.gain_features:.3g}: {lost:.0%} less",
+                "Widen it or train it longer; meanwhile features are best taken before it.",
                 "act",
+                _call(report, "rank_layers"),
+                lost,
+                LOST,
             )
-        )
-    if layer.views.get("bayes") and layer.views["bayes"].saturated:
-        neurons = layer.views["bayes"].saturated
-        found.append(
-            Finding(
-                layer.name,
-                "neurons saturated at the Bayes action",
-                f"{len(neurons)} of {layer.neurons} ({', '.join(map(str, neurons[:8]))})",
-                "The theorem does not cover them; rely on the average tail.",
-                "note",
-            )
-        )
-    if layer.feature_rank < layer.inputs:
-        found.append(
-            Finding(
-                layer.name,
-                "features are rank-deficient",
-                f"rank {layer.feature_rank} of {layer.inputs}",
-                "Constant or duplicated features can be removed without loss.",
-                "note",
-            )
-        )
-    rank = view.rank(0.99)
-    if signal and not last and layer.status == "analysed" and rank < WIDE * layer.neurons:
-        found.append(
-            Finding(
-                layer.name,
-                "wider than its modes need",
-                f"modes for 99 % of the gain: {rank}; it has {layer.neurons} neurons",
-                f"Consider about {rank} neuron{'s' * (rank != 1)}, or a factorised layer of that rank.",
-                "note",
-            )
-        )
-    return found
+
+
+def _numbers(neurons: tuple[int, ...]) -> str:
+    """The first few numbers, and whether there are more."""
+    return ", ".join(map(str, neurons[:LISTED])) + (" ..." if len(neurons) > LISTED else "")
+
+
+TESTS: tuple[Callable[[Report, LayerReport], Iterator[Finding]], ...] = (
+    _noise, _far, _head, _saturated, _dead, _dependent, _wide,
+)  # fmt: skip

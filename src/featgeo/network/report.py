@@ -135,7 +135,9 @@ class Report:
                 f"{layer.name}: alignment {layer.alignment:.3f}, locality {layer.locality:.2f}, "
                 f"gain {layer.gain_used:.4g} of {layer.gain_available:.4g}"
             )
-        return "\n".join(lines + [f"- {f.layer}: {f.title}. {f.remedy}" for f in self.findings])
+        return "\n".join(
+            lines + [f"- {f.layer}: {f.title}. {f.remedy} {f.call}".rstrip() for f in self.findings]
+        )
 
     def __rich__(self) -> RenderableType:
         from featgeo.show.console import report_table  # rich is heavy: only where a report is printed

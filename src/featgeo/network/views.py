@@ -103,6 +103,11 @@ class LayerReport:
         reason: why not analysed in full, else empty.
         feature_rank: numerical rank of the features' covariance.
         is_output: whether its output is the model's.
+        depth: its place in the order in which the model calls the layers, from 0.
+        gain_features: decrease of the loss that a free linear read-out of its input features would have, less what
+            noise alone would show; comparable along depth.
+        gain_features_noise: the standard deviation that chance alone gives it.
+        constant_features: numbers of the input features that never vary on the data.
         default: name of the view shown first.
         views: by operating point.
         warnings: assumptions that fail for this layer, in words.
@@ -116,6 +121,10 @@ class LayerReport:
     reason: str = ""
     feature_rank: int = 0
     is_output: bool = False
+    depth: int = 0
+    gain_features: float = math.nan
+    gain_features_noise: float = math.nan
+    constant_features: tuple[int, ...] = ()
     default: str = "average"
     views: dict[str, View] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -143,13 +152,27 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something worth acting on: the layer, a number, what it means and what to do."""
+    """Something worth acting on.
+
+    Attributes:
+        layer: name of the layer.
+        title: what is found.
+        detail: with its numbers.
+        remedy: what to do, in words.
+        severity: ``act``, ``note`` or ``doubt``.
+        call: the call that does it, as Python.
+        value: the number that passed the threshold.
+        threshold: the threshold; those in use are the constants of ``featgeo.network.findings``.
+    """
 
     layer: str
     title: str
     detail: str
     remedy: str
-    severity: str  # "act", "note" or "doubt"
+    severity: str
+    call: str = ""
+    value: float | None = None
+    threshold: float | None = None
 
 
 def layer_from(plain: dict[str, Any]) -> LayerReport:
@@ -168,4 +191,7 @@ def layer_from(plain: dict[str, Any]) -> LayerReport:
         fields_["spectrum"], fields_["saturated"] = numbers(view["spectrum"]), tuple(view["saturated"])
         fields_["nulls"] = {name: numbers(values) for name, values in view["nulls"].items()}
         views[at] = View(**fields_)
-    return LayerReport(**{**plain, "views": views, "warnings": tuple(plain["warnings"])})
+    for name in ("gain_features", "gain_features_noise"):
+        plain[name] = math.nan if plain.get(name) is None else plain[name]
+    listed = {name: tuple(plain.get(name, ())) for name in ("warnings", "constant_features")}
+    return LayerReport(**{**plain, "views": views, **listed})

@@ -171,7 +171,8 @@ def _told(finding: digest.FindingGroup) -> Text:
     rest = len(finding.layers) - LISTED
     text.append(f"\nand {rest} more layers." if rest > 0 else "")
     separator = "\n" if len(finding.layers) > 1 else " "
-    return text.append(f"{separator}{finding.remedy}" if finding.remedy else "")
+    text.append(f"{separator}{finding.remedy}" if finding.remedy else "")
+    return text.append(f" {finding.call}", "cyan") if finding.call else text
 
 
 def _hanging(mark: str, style: str, text: Text) -> RenderableType:

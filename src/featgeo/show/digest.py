@@ -114,12 +114,14 @@ class FindingGroup:
         title: a sentence.
         remedy: a sentence, empty where it differs from layer to layer.
         layers: name, detail and the layer's own remedy (empty where it is common), one each.
+        call: Python that does it, empty where there is none.
     """
 
     kind: str
     title: str
     remedy: str
     layers: tuple[tuple[str, str, str], ...]
+    call: str = ""
 
     @property
     def severity(self) -> str:
@@ -130,15 +132,18 @@ class FindingGroup:
 def findings(data: Mapping[str, Any]) -> list[FindingGroup]:
     """The findings, what calls for action first, one group per title."""
     groups: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
+    calls: dict[tuple[str, str], str] = {}
     for item in data.get("findings") or ():
         kind = item["severity"] if item["severity"] in SEVERITIES else "note"
         entry = printable(item["layer"]), sentence(item["detail"]), sentence(item["remedy"])
-        groups.setdefault((kind, sentence(item["title"])), []).append(entry)
+        key = kind, sentence(item["title"])
+        groups.setdefault(key, []).append(entry)
+        calls.setdefault(key, printable(item.get("call") or ""))
     found = []
     for kind in SEVERITIES:
         for (of_kind, title), entries in groups.items():
             if of_kind == kind:
                 common = entries[0][2] if len({remedy for _, _, remedy in entries}) == 1 else ""
                 layers = tuple((name, detail, "" if common else remedy) for name, detail, remedy in entries)
-                found.append(FindingGroup(kind, title, common, layers))
+                found.append(FindingGroup(kind, title, common, layers, calls[kind, title]))
     return found
