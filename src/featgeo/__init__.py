@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 from featgeo.errors import FeatgeoError, FeatgeoWarning
 from featgeo.network.analyze import analyze
 from featgeo.network.report import Report
-from featgeo.network.views import LayerReport, View
+from featgeo.network.tracking.history import History
+from featgeo.network.tracking.tracker import Tracker
+from featgeo.network.views import Finding, LayerReport, View
 from featgeo.theory.local import LocalProblem, Solution
 from featgeo.theory.problem import local_problem
 
@@ -17,12 +19,15 @@ if TYPE_CHECKING:
 __all__ = [
     "FeatgeoError",
     "FeatgeoWarning",
+    "Finding",
+    "History",
     "LayerReport",
     "LocalProblem",
     "ModalDecomposition",
     "MultipleModalDecomposition",
     "Report",
     "Solution",
+    "Tracker",
     "View",
     "analyze",
     "local_problem",

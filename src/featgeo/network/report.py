@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Iterator
@@ -110,19 +111,28 @@ class Report:
             FeatgeoError: when there is no such file, or it is no report of this format.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-            if data.pop("format") != FORMAT:
-                raise KeyError("format")
-            layers = {name: layer_from(plain) for name, plain in data.pop("layers").items()}
-            findings = tuple(Finding(**finding) for finding in data.pop("findings"))
-            for name in ("loss_value", "constant_loss"):
-                data[name] = math.nan if data[name] is None else data[name]
-            return cls(layers=layers, findings=findings, **{**data, "warnings": tuple(data["warnings"])})
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except FileNotFoundError as error:
             raise FeatgeoError("path", f"no file {path}", "Check the path.") from error
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
             found = f"{path}, which is no featgeo report"
             raise FeatgeoError("path", found, "Pass what Report.save wrote.") from error
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Report:
+        """The report of which :meth:`to_dict` gave this; its optimal weights are gone.
+
+        Raises:
+            KeyError: or another of Python's own errors where it is no such thing.
+        """
+        data = copy.deepcopy(plain)
+        if data.pop("format") != FORMAT:
+            raise KeyError("format")
+        layers = {name: layer_from(layer) for name, layer in data.pop("layers").items()}
+        findings = tuple(Finding(**finding) for finding in data.pop("findings"))
+        for name in ("loss_value", "constant_loss"):
+            data[name] = math.nan if data[name] is None else data[name]
+        return cls(layers=layers, findings=findings, **{**data, "warnings": tuple(data["warnings"])})
 
     def summary(self) -> str:
         """A few lines of plain text: the loss, each layer's verdict, the findings."""

@@ -93,6 +93,31 @@ def heading(
         )  # fmt: skip
 
 
+def name_ends(
+    axes: Axes, ends: list[tuple[float, int, str, str]], reach: int, margin: float, start: int = 0
+) -> None:
+    """Write each curve's name beside its end, pushed apart where names would overlap.
+
+    Args:
+        axes: with their final limits.
+        ends: value, place, name and colour of each curve's end.
+        reach: right end of the axes.
+        margin: height of a line of text, nearly, in units of the data.
+        start: left end of the axes.
+    """
+    apart, high, span = 1.15 * margin, axes.get_ylim()[1], reach - start
+    ends = sorted(ends)
+    places = [end[0] for end in ends]
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + apart)
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], high if i == len(places) - 1 else places[i + 1] - apart)
+    for (value, x, name, color), y in zip(ends, places, strict=True):
+        path = ([x, start + 1.035 * span], [value, y])
+        axes.plot(*path, color=color, linewidth=0.6, clip_on=False, scalex=False, scaley=False)
+        axes.text(start + 1.045 * span, y, name, va="center_baseline", fontsize=style.FONT - 0.2)
+
+
 def _rows(axes: Axes, names: Sequence[str]) -> None:
     """Name the rows, thinned where the names would touch."""
     count = len(names)

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from featgeo.show import style
-from featgeo.show.layout import LETTER, SIDE, TOP, Sheet, heading, place, short, size
+from featgeo.show.layout import LETTER, SIDE, TOP, Sheet, heading, name_ends, place, short, size
 from featgeo.show.rows import Row, finite
 from featgeo.show.words import number, unit
 
@@ -83,7 +83,7 @@ def draw_width(figure: Sheet, rows: Sequence[Row], data: Mapping[str, Any]) -> N
     axes.set(xlim=(0, reach), ylim=(min(levels) - margin, max(levels) + margin), xlabel="modes kept")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    _name_ends(axes, ends, reach, margin)
+    name_ends(axes, ends, reach, margin)
     handles = [
         Line2D([], [], color=style.DEPTH[3], linewidth=1.7, label="predicted"),
         Line2D([], [], color=style.DEPTH[3], linewidth=1.0, linestyle=DOTTED, label="within noise"),
@@ -126,18 +126,3 @@ def _settled(curve: Sequence[float]) -> int:
     """Modes after which a width curve hardly falls any more."""
     bound = curve[-1] + 0.01 * (curve[0] - curve[-1])
     return next(i for i, value in enumerate(curve) if value <= bound)
-
-
-def _name_ends(axes: Axes, ends: list[tuple[float, int, str, str]], reach: int, margin: float) -> None:
-    """Write each curve's name beside its end, pushed apart where names would overlap."""
-    apart, high = 1.15 * margin, axes.get_ylim()[1]
-    ends = sorted(ends)
-    places = [end[0] for end in ends]
-    for i in range(1, len(places)):
-        places[i] = max(places[i], places[i - 1] + apart)
-    for i in reversed(range(len(places))):
-        places[i] = min(places[i], high if i == len(places) - 1 else places[i + 1] - apart)
-    for (value, x, name, color), y in zip(ends, places, strict=True):
-        path = ([x, 1.035 * reach], [value, y])
-        axes.plot(*path, color=color, linewidth=0.6, clip_on=False, scalex=False, scaley=False)
-        axes.text(1.045 * reach, y, name, va="center_baseline", fontsize=style.FONT - 0.2)
