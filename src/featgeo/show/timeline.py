@@ -7,7 +7,6 @@ from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
@@ -25,7 +24,7 @@ TRUSTED = 0.8  # locality below which a mark is hollow
 DASHED = (0, (4, 2))
 
 
-def timeline(reports: Sequence[tuple[int, Mapping[str, Any]]], at: str | None = None) -> Figure:
+def timeline(reports: Sequence[tuple[int, Mapping[str, Any]]], at: str | None = None) -> style.Drawing:
     """Loss, alignment and gain over steps; a line per layer, from light (input) to dark (output).
 
     Args:

@@ -13,7 +13,8 @@ from featgeo.network.report import Report
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
+
+    from featgeo.show.style import Drawing
 
 FORMAT = 1  # of the JSON file
 
@@ -76,7 +77,7 @@ class History:
             frame.insert(0, "loss", snapshot.report.loss_value)
         return pd.concat(frames, keys=[snapshot.step for snapshot in self], names=["step", "layer"])
 
-    def plot(self, at: str | None = None) -> Figure:
+    def plot(self, at: str | None = None) -> Drawing:
         """Alignment, gain and loss over steps, a line per layer (six at most, spread over depth).
 
         Raises:

@@ -21,7 +21,8 @@ from featgeo.theory.named import LossLike, resolve_loss
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
+
+    from featgeo.show.style import Drawing
 
 SCALARS = ("alignment", "locality", "gain_used", "gain_available")  # per layer, for a writer
 
@@ -139,7 +140,7 @@ class Tracker:
         """One row per step and layer; see :meth:`History.to_frame`."""
         return self.history.to_frame(at)
 
-    def plot(self, at: str | None = None) -> Figure:
+    def plot(self, at: str | None = None) -> Drawing:
         """Alignment, gain and loss over steps; see :meth:`History.plot`."""
         return self.history.plot(at)
 
