@@ -139,7 +139,7 @@ class Returns(nn.Module):
     ("change", "message"),
     [
         (lambda out: (out, out), "an output of type tuple"),
-        (lambda out: {"logits": out}, "an output of type dict"),
+        (lambda out: {"scores": out}, "an output of type dict"),
         (lambda out: out.mean(), "an output of type Tensor"),
         (lambda out: out[1:], "59 output rows for 60 inputs"),
         (lambda out: out.log(), "model outputs and targets: found NaN or infinite values in batch 0"),

@@ -10,11 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from featgeo.network.features import LAYERS, feature_rows
-from featgeo.network.taps import weight_matrix
+from featgeo.network.features import LAYERS, feature_rows, position_rows
+from featgeo.network.layers import as_matrix, as_weight, respond, weight_matrix
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED_CONVS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 NUMPY_PAD = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
+LayerLike = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
 def padding_of(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> list[tuple[int, int]]:
@@ -119,4 +123,51 @@ def test_half_precision_patches_are_averaged_in_float32(dtype: torch.dtype) -> N
 
 
 def test_all_kinds_of_layers_are_covered() -> None:
-    assert set(LAYERS) == {nn.Linear, *CONVS.values()}
+    assert set(LAYERS) == {nn.Linear, *CONVS.values(), *TRANSPOSED_CONVS}
+
+
+def agrees(layer: LayerLike, x: Tensor, output: Tensor | None = None) -> None:
+    """Every position's z = W f + b, means over positions, and W there and back."""
+    made = layer(x).detach() if output is None else output
+    weight, bias = weight_matrix(layer)
+    rows = position_rows(layer, x, made)
+    axes = len(layer.kernel_size)
+    torch.testing.assert_close(rows @ weight.T + bias, made.flatten(2).transpose(1, 2), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(feature_rows(layer, x, made), rows.mean(1), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(as_weight(layer, weight), layer.weight.detach())
+    torch.testing.assert_close(as_matrix(layer, layer.weight.detach()), weight)
+    torch.testing.assert_close(respond(layer, x, weight, made) + bias.reshape(-1, *(1,) * axes), made)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.data(),
+    axes=st.sampled_from([1, 2, 3]),
+    transposed=st.booleans(),
+    groups=st.sampled_from([1, 2, 4]),
+)
+def test_groups_and_transposed_convolutions(
+    data: st.DataObject, axes: int, transposed: bool, groups: int
+) -> None:
+    small = st.tuples(*[st.integers(1, 3)] * axes)
+    kernel, stride, dilation = data.draw(small), data.draw(small), data.draw(small)
+    padding = tuple(data.draw(st.integers(0, d * (k - 1))) for k, d in zip(kernel, dilation, strict=True))
+    size = [
+        data.draw(st.integers(d * (k - 1) + 1, d * (k - 1) + 4))
+        for k, d in zip(kernel, dilation, strict=True)
+    ]
+    x = torch.randn(2, 4, *size, dtype=torch.float64)
+    if not transposed:
+        mode = data.draw(st.sampled_from(["zeros", "circular"]))
+        agrees(CONVS[axes](4, 8, kernel, stride, padding, dilation, groups, padding_mode=mode).double(), x)
+        return
+    extra = tuple(data.draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True))
+    layer = TRANSPOSED_CONVS[axes - 1](
+        4, 8, kernel, stride, padding, extra, groups, dilation=dilation
+    ).double()
+    agrees(layer, x)
+
+
+def test_a_transposed_convolution_asked_for_a_size() -> None:
+    layer, x = nn.ConvTranspose2d(2, 3, 3, stride=2).double(), torch.randn(2, 2, 4, 5, dtype=torch.float64)
+    agrees(layer, x, layer(x, output_size=(10, 11)).detach())

@@ -88,7 +88,7 @@ def test_redrawn_weights_are_those_of_a_network_that_has_them(
 
 def test_a_drawn_weight_has_the_norm_of_the_one_it_replaces() -> None:
     weight, generator = torch.randn(5, 7, dtype=torch.float64), torch.Generator().manual_seed(0)
-    one, two = (nulls._random_weight(weight, generator) for _ in range(2))
+    one, two = (nulls._random_weight(nn.Linear(7, 5), weight, generator) for _ in range(2))
     assert one.norm() == pytest.approx(weight.norm().item(), rel=1e-12)
     assert not torch.allclose(one, two)
 

@@ -134,9 +134,9 @@ def test_frames() -> None:
     report = quiet(Misfits(), (torch.randint(0, 20, (250, 5)), torch.arange(250) % 4), batch_size=100)
     frame = report.to_frame()
     assert list(frame.index) == list(report.layers)
-    assert frame.loc["twice", "status"] == "skipped"
-    assert frame.loc["twice", "reason"] == "called 2 times in one forward pass (shared)"
-    assert math.isnan(frame.loc["twice", "alignment"])
+    assert frame.loc["unused", "status"] == "skipped"
+    assert frame.loc["unused", "reason"] == "never called in the forward pass"
+    assert math.isnan(frame.loc["unused", "alignment"])
     head = report["head"]
     assert frame.loc["head", "alignment"] == head.alignment
     assert frame.loc["head", "rank99"] == head.rank(0.99)

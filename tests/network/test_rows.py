@@ -123,15 +123,15 @@ def test_layers_that_cannot_be_analysed_say_why() -> None:
         "": ("skipped", "Misfits has no weight matrix between features and a pre-activation"),
         "embed": ("skipped", "Embedding has no weight matrix between features and a pre-activation"),
         "norm": ("skipped", "LayerNorm has no weight matrix between features and a pre-activation"),
-        "twice": ("skipped", "called 2 times in one forward pass (shared)"),
+        "twice": ("analysed", ""),
         "unused": ("skipped", "never called in the forward pass"),
-        "grouped": ("skipped", "grouped convolution (2 groups)"),
+        "grouped": ("analysed", ""),
         "gate": ("skipped", "its input has not one row per sample"),
         "seldom": ("skipped", "called for some batches only"),
         "head": ("analysed", ""),
     }
-    with pytest.raises(fg.FeatgeoError, match=r"layer 'twice'.*skipped: called 2 times"):
-        _ = report["twice"].alignment
+    with pytest.raises(fg.FeatgeoError, match=r"layer 'unused'.*skipped: never called"):
+        _ = report["unused"].alignment
 
 
 @pytest.mark.parametrize(
@@ -139,9 +139,9 @@ def test_layers_that_cannot_be_analysed_say_why() -> None:
     [
         (nn.Sequential(nn.LayerNorm(6), nn.Tanh()), r"no Linear or Conv layer.*LayerNorm"),
         (nn.Tanh(), "no Linear or Conv layer"),
-        (nn.Sequential(nn.Unflatten(1, (6, 1)), nn.Conv1d(6, 6, 1, groups=3)), "grouped"),
+        (nn.GRU(6, 4), "no Linear or Conv layer.*GRU computes its gates in one fused call"),
     ],
-    ids=["norm", "nothing", "grouped"],
+    ids=["norm", "nothing", "fused"],
 )
 def test_a_model_without_layers_is_an_error(model: nn.Module, message: str) -> None:
     with pytest.raises(fg.FeatgeoError, match=message):
@@ -149,9 +149,10 @@ def test_a_model_without_layers_is_an_error(model: nn.Module, message: str) -> N
 
 
 def test_a_model_whose_layers_all_fail_is_an_error() -> None:
-    layer = nn.Linear(4, 4)
-    with pytest.raises(fg.FeatgeoError, match=r"no layer that can be analysed.*called 2 times"):
-        fg.analyze(nn.Sequential(layer, nn.Tanh(), layer), float_blobs(width=4))
+    model = nn.Tanh()
+    model.add_module("unused", nn.Linear(4, 4))
+    with pytest.raises(fg.FeatgeoError, match=r"no layer that can be analysed.*unused: never called"):
+        fg.analyze(model, float_blobs(width=4))
 
 
 def test_layers_can_be_chosen_by_name() -> None:
@@ -233,7 +234,8 @@ def test_a_transformer() -> None:
     status = {layer.name: layer.status for layer in report}
     assert status["2.linear1"] == status["2.linear2"] == "bypassed"
     assert status["1"] == status["4"] == "analysed"
-    assert report["2.self_attn.out_proj"].reason == "never called in the forward pass"
+    assert {status[f"2.self_attn.{part}_proj"] for part in ("q", "k", "v", "out")} == {"bypassed"}
+    assert report["2.self_attn.out_proj"].kind == "MultiheadAttention"
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from featgeo.data.inputs import LABELS, Inputs, by_sample, sample_count, tensors_of
 from featgeo.errors import FeatgeoError
 
 HINT = "Pass a DataLoader (or any re-iterable) of (inputs, targets), or a pair of tensors."
+Batch = tuple[Inputs, Tensor]
+
+
+def _is_array(part: object) -> bool:
+    return isinstance(part, Tensor | np.ndarray)
 
 
 def _is_pair(data: object) -> bool:
-    return (
-        isinstance(data, tuple | list)
-        and len(data) == 2
-        and all(isinstance(part, Tensor | np.ndarray) for part in data)
-    )
+    """Whether these are inputs (an array, or a mapping to arrays) and targets, not a list of two batches."""
+    if not isinstance(data, tuple | list) or len(data) != 2 or not _is_array(data[1]):
+        return False
+    inputs = data[0]
+    return _is_array(inputs) or (isinstance(inputs, Mapping) and all(map(_is_array, inputs.values())))
 
 
 def _tensor(part: object, where: str) -> Tensor:
@@ -36,11 +43,46 @@ def _tensor(part: object, where: str) -> Tensor:
     return tensor
 
 
+def _inputs(part: object, where: str) -> Inputs:
+    """Inputs with at least one tensor among them, arrays and numbers made tensors."""
+    if isinstance(part, Mapping):
+        inputs: Inputs = {
+            key: _inputs(item, where) if _is_array(item) else item for key, item in part.items()
+        }
+    elif isinstance(part, tuple | list) and any(map(_is_array, part)):
+        inputs = tuple(_inputs(item, where) if _is_array(item) else item for item in part)
+    else:
+        return _tensor(part, where)
+    if not tensors_of(inputs):
+        raise FeatgeoError("data", f"in {where} inputs without a tensor", HINT)
+    return inputs
+
+
+def _split(batch: object, where: str) -> Batch:
+    """Inputs and targets of one batch: a pair, or a mapping that carries its labels."""
+    if isinstance(batch, Mapping):
+        key = next((key for key in LABELS if key in batch), None)
+        if key is None:
+            raise FeatgeoError(
+                "data",
+                f"{where} is a mapping with {', '.join(map(str, batch))}",
+                f"Name the targets one of {LABELS}.",
+            )
+        batch = ({name: part for name, part in batch.items() if name != key}, batch[key])
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise FeatgeoError("data", f"{where} is a {type(batch).__name__}, not a pair", HINT)
+    inputs, targets = _inputs(batch[0], where), _tensor(batch[1], where)
+    if sample_count(inputs) != len(targets):
+        found = f"in {where} {sample_count(inputs)} inputs and {len(targets)} targets"
+        raise FeatgeoError("data", found, "Pass one target each.")
+    return inputs, targets
+
+
 class Batches:
     """Batches (inputs, targets) of anything that holds them, with failures named by batch number.
 
     Args:
-        data: a re-iterable of (inputs, targets), or a pair of tensors or arrays.
+        data: a re-iterable of (inputs, targets) or of mappings with labels among them, or a pair of tensors or arrays.
         batch_size: for a pair.
 
     Raises:
@@ -50,15 +92,18 @@ class Batches:
     def __init__(self, data: object, batch_size: int = 256) -> None:
         self.once = isinstance(data, Iterator)
         self.passes = 0
+        self._begun: tuple[Batch, Iterator[Batch]] | None = None
         if _is_pair(data):
-            inputs, targets = (_tensor(part, "the pair") for part in data)  # type: ignore[attr-defined]
-            if len(inputs) != len(targets):
+            inputs, targets = _inputs(data[0], "the pair"), _tensor(data[1], "the pair")  # type: ignore[index]
+            if sample_count(inputs) != len(targets):
                 raise FeatgeoError(
-                    "data", f"{len(inputs)} inputs and {len(targets)} targets", "Pass one target each."
+                    "data",
+                    f"{sample_count(inputs)} inputs and {len(targets)} targets",
+                    "Pass one target each.",
                 )
             if batch_size < 1:
                 raise FeatgeoError("batch_size", f"{batch_size}", "It must be at least 1.")
-            data = list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True))
+            data = list(_pieces(inputs, targets, batch_size))
         elif isinstance(data, Dataset):
             raise FeatgeoError("data", f"a Dataset ({type(data).__name__})", "Wrap it in a DataLoader.")
         elif not isinstance(data, Iterable) or isinstance(data, Tensor | np.ndarray | str | dict):
@@ -72,7 +117,25 @@ class Batches:
         except TypeError:
             return 0
 
-    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+    def peek(self) -> Batch | None:
+        """The first batch, which the next pass yields again; None where there is no sample."""
+        if self._begun is None:
+            stream = self._stream()
+            first = next(stream, None)
+            if first is None:
+                return None
+            self._begun = first, stream
+        return self._begun[0]
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._begun is None:
+            yield from self._stream()
+            return
+        (first, stream), self._begun = self._begun, None
+        yield first
+        yield from stream
+
+    def _stream(self) -> Iterator[Batch]:
         if self.once and self.passes:
             raise FeatgeoError(
                 "data", "an iterator that is spent after one pass", "Pass a re-iterable such as a list."
@@ -90,17 +153,16 @@ class Batches:
                     f"{type(error).__name__} raised by the loader at batch {number}: {error}",
                     "Mend the loader.",
                 ) from error
-            if not isinstance(batch, tuple | list) or len(batch) != 2:
-                raise FeatgeoError("data", f"batch {number} is a {type(batch).__name__}, not a pair", HINT)
-            inputs, targets = (_tensor(part, f"batch {number}") for part in batch)
-            if len(inputs) != len(targets):
-                raise FeatgeoError(
-                    "data",
-                    f"in batch {number} {len(inputs)} inputs and {len(targets)} targets",
-                    "Pass one target each.",
-                )
+            inputs, targets = _split(batch, f"batch {number}")
             if len(targets):
                 yield inputs, targets
             number += 1
         if number == 0:
             raise FeatgeoError("data", "no batch at all", HINT)
+
+
+def _pieces(inputs: Inputs, targets: Tensor, size: int) -> Iterator[Batch]:
+    """Inputs and targets cut along the samples; views, no copies."""
+    for start in range(0, max(1, len(targets)), size):
+        piece = slice(start, start + size)
+        yield by_sample(inputs, itemgetter(piece)), targets[piece]

@@ -117,6 +117,7 @@ def standpoints(
             def keep(module: nn.Module, given: tuple[Tensor, ...], _output: Tensor, name: str = name) -> None:
                 features[name] = feature_rows(module, given[0])  # type: ignore[arg-type]
 
+            assert isinstance(layer, nn.Module)
             stack.callback(layer.register_forward_hook(keep).remove)
         outputs, made = read(model, inputs, layers)
         seen = dict(features)  # the tails below run the model again
@@ -179,6 +180,7 @@ def read(model: nn.Module, inputs: Tensor, layers: dict[str, Layer]) -> tuple[Te
 
     with ExitStack() as stack:
         for name, layer in layers.items():
+            assert isinstance(layer, nn.Module)
             stack.callback(layer.register_forward_hook(hook_for(name)).remove)
         return model(inputs), made
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from featgeo.experiments.architectures import loss_and_accuracy
 from featgeo.experiments.neighbours import Standpoint
-from featgeo.network.features import Layer
+from featgeo.network.layers import Layer, Projection
 
 FRACTION = 0.05  # of the way to W*, and no further than this share of the spread of the layer's own output
 RANKS = (1, 2, 4, 8)
@@ -26,6 +26,7 @@ RANKS = (1, 2, 4, 8)
 def _changed(point: Standpoint, change: Tensor) -> Iterator[None]:
     """The layer with its weight changed by (n, k), mean output kept; afterwards as it was."""
     layer: Layer = point.layer
+    assert not isinstance(layer, Projection)
     assert layer.bias is not None
     weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
     try:

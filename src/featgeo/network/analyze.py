@@ -14,15 +14,19 @@ from torch import Tensor, nn
 
 from featgeo.data.batches import Batches
 from featgeo.errors import FeatgeoError, FeatgeoWarning
-from featgeo.network.features import Layer
 from featgeo.network.findings import find
 from featgeo.network.inputs import constant_features, feature_gain
-from featgeo.network.keep import home_of, undisturbed
+from featgeo.network.keep import undisturbed
+from featgeo.network.layers import Layer
+from featgeo.network.layout import Positions, layout_of
 from featgeo.network.look import Outlook, look, still
 from featgeo.network.nulls import null_alignments
 from featgeo.network.report import Report
-from featgeo.network.sweep import Runner, Statistic, Sweep, read_outputs, runner_of, sweep
-from featgeo.network.taps import FrozenTail, split_layers
+from featgeo.network.run import Forward, Runner, runner_of
+from featgeo.network.select import Layers, kind_of, modules_of, split_layers
+from featgeo.network.survey import Survey, survey
+from featgeo.network.sweep import Statistic, Sweep, read_outputs, sweep
+from featgeo.network.taps import FrozenTail
 from featgeo.network.views import LayerReport
 from featgeo.theory.bayes import OperatingPoint, bayes_action
 from featgeo.theory.linalg import rank_tolerance
@@ -40,7 +44,9 @@ def analyze(
     loss: LossLike = "cross_entropy",
     *,
     at: Literal["average", "bayes"] = "average",
-    layers: list[str] | None = None,
+    layers: Layers = None,
+    positions: Positions | None = None,
+    forward: Forward | None = None,
     weight_decay: float = 0.0,
     nulls: bool | int = False,
     batch_size: int = 256,
@@ -53,13 +59,22 @@ def analyze(
     state, also when something is raised.
 
     Args:
-        model: any module that maps a batch of inputs to outputs (m, d). Linear and convolution layers are analysed;
-            every other module with parameters gets a row that says why not.
-        data: a re-iterable of (inputs, targets), or a pair of tensors or arrays.
+        model: any module that maps a batch of inputs to outputs (m, d), or (m, ..., d) with a target per position.
+            Linear layers, convolutions and the projections of nn.MultiheadAttention (rows ``q_proj``, ``k_proj``,
+            ``v_proj``, ``out_proj``) are analysed; every other module with parameters gets a row that says why not.
+        data: a re-iterable of (inputs, targets), or a pair of tensors or arrays. Inputs may be a tensor, a tuple
+            (passed by position) or a mapping (passed by keyword); a batch may also be one mapping with the targets
+            under ``labels``, as Hugging Face collators make them. Positions that ``attention_mask`` (or a key padding
+            mask) marks as padding take no part in averages, nor do rows with the label that the loss ignores (-100).
         loss: a name, a torch.nn loss, or a callable (outputs, targets) -> per-sample values. A callable costs one
             more pass, over the targets.
         at: the operating point shown first; both are computed.
-        layers: names of the layers to analyse; all by default.
+        layers: which to analyse, all by default: a name, a pattern with ``*``, a module class, a function of name and
+            module, or a sequence of these.
+        positions: whether features are averaged over positions ("reduce") or every position is a row ("expand"). By
+            default the shapes decide: one target per sample reduces, one per position expands.
+        forward: called with the model and the inputs of a batch, returns the outputs, where ``model(inputs)``,
+            ``model(*inputs)`` or ``model(**inputs)``, and ``.logits`` of what comes back, are not what is wanted.
         weight_decay: λ of a penalty λ/2 ‖W‖² that the training had; alignments then refer to the penalised optimum.
         nulls: also what alignments mean nothing: labels shuffled, layer weights re-drawn (that many times; True: 3;
             each draw costs a forward pass per layer).
@@ -87,16 +102,17 @@ def analyze(
     if not taps:
         raise FeatgeoError("model", "no Linear or Conv layer to analyse", f"Skipped: {skipped or 'nothing'}.")
     with undisturbed(model):
-        run = runner_of(model)
-        risk, statistic = _targets_of(chosen, run, home_of(model)[1], batches)
+        run = runner_of(model, forward)
+        seen = _first_look(run, taps, batches, positions, getattr(chosen, "ignore_index", None))
+        risk, statistic = _targets_of(chosen, run, run.dtype, batches)
         base = chosen.base if isinstance(chosen, CanonicalLoss) else None
-        found = sweep(run, home_of(model)[0], batches, chosen, statistic, base, taps, progress)
+        found = sweep(run, run.device, batches, chosen, statistic, base, taps, seen, progress)
         risk = risk or CanonicalRisk(_canonical(chosen), found.pair.mean[found.width :], found.base)
         output = bayes_action(risk, start=found.pair.mean[: found.width])
         notes = _data_notes(chosen, found, output)
         reports = {}
-        for name, module in model.named_modules():
-            kind = type(module).__name__
+        for name, module in modules_of(model):
+            kind = kind_of(module)
             if name in taps and found.seen[name].obstacle:
                 reports[name] = LayerReport(
                     name, kind, 0, 0, "skipped", found.seen[name].obstacle, default=at
@@ -137,6 +153,19 @@ def _version() -> str:
         return version("featgeo")
     except PackageNotFoundError:
         return "not installed"
+
+
+def _first_look(
+    run: Runner, taps: dict[str, Layer], data: Batches, positions: Positions | None, ignored: int | None
+) -> Survey:
+    """A survey of the first batch; from now on the runner knows how outputs and targets become rows."""
+    first = data.peek()
+    if first is None:
+        raise FeatgeoError("data", "no samples", "Pass at least one non-empty batch.")
+    inputs, targets = first
+    found = survey(run, taps, inputs)
+    run.layout = layout_of(found.output, targets, positions, ignored)
+    return found
 
 
 def _canonical(loss: Loss) -> CanonicalLoss:
@@ -211,7 +240,7 @@ def _layer(
     if note.is_output:
         views["bayes"] = replace(views["average"], at="bayes", tail_r2=None)
     else:
-        tail = FrozenTail(run, layer, found.probe)
+        tail = FrozenTail(run, layer, found.probe, note.lie, run.rows)
         start = outlook.mean_action
         variation = tail.bypass(start)
         if not variation <= BYPASS:
@@ -232,7 +261,7 @@ def _layer(
     gain, noise = feature_gain(outlook)
     return LayerReport(
         name=name,
-        kind=type(layer).__name__,
+        kind=kind_of(layer),
         neurons=len(outlook.bias),
         inputs=len(outlook.moments.mean),
         status=status,

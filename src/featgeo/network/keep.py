@@ -23,10 +23,13 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     device, _ = home_of(model)
     devices = [device] if device.type == "cuda" else []
+    fused = torch.backends.mha.get_fastpath_enabled()  # fused attention calls none of its layers
     with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.no_grad():
         try:
+            torch.backends.mha.set_fastpath_enabled(False)
             model.eval()
             yield
         finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
             for module, training in modes.items():
                 module.training = training

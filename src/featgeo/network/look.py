@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from featgeo.data.moments import Moments
-from featgeo.network.features import Layer
+from featgeo.network.layers import Layer, as_weight, weight_matrix
 from featgeo.network.sweep import Sweep
-from featgeo.network.taps import weight_matrix
 from featgeo.network.views import View
 from featgeo.theory.bayes import OperatingPoint
 from featgeo.theory.layer import LayerFit, average_tail, fit_layer, whitened_modes
@@ -262,6 +261,6 @@ def look(outlook: Outlook, stand: Stand) -> View:
         predicted_loss=stand.constant_loss - fit.predicted_decrease,
         tail_r2=stand.tail_r2,
         saturated=stand.saturated,
-        optimal_weight=fit.optimal_weight.reshape(weight.shape).to(weight),
+        optimal_weight=as_weight(outlook.layer, fit.optimal_weight).to(weight),
         optimal_bias=fit.optimal_bias.to(weight),
     )

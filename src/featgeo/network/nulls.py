@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from featgeo.data.batches import Batches
-from featgeo.network.features import Layer
+from featgeo.network.layers import Layer, as_matrix, as_weight
 from featgeo.network.look import Outlook, Stand
 from featgeo.network.sweep import Runner, Sweep, sweep_replaced
 from featgeo.network.views import LayerReport
@@ -44,9 +44,10 @@ def _shuffled(outlook: Outlook, stand: Stand, generator: torch.Generator) -> tup
     return tuple(found)
 
 
-def _random_weight(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """A Gaussian weight of the same Frobenius norm."""
+def _random_weight(layer: Layer, weight: Tensor, generator: torch.Generator) -> Tensor:
+    """A Gaussian weight of the same Frobenius norm, with the blocks of the layer's groups."""
     drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+    drawn = as_matrix(layer, as_weight(layer, drawn))
     return drawn * (weight.norm() / drawn.norm())
 
 
@@ -72,8 +73,8 @@ def null_alignments(
         shuffled = _shuffled(outlook, outlook.average(), generator)
         redrawn = []
         for _ in range(draws):
-            weight = _random_weight(outlook.weight, generator)
-            moments, outside = sweep_replaced(run, data, taps[name], weight)
+            weight = _random_weight(taps[name], outlook.weight, generator)
+            moments, outside = sweep_replaced(run, data, taps[name], found.seen[name].lie, weight)
             other = replace(outlook, weight=weight)
             stand = other.average(moments.cross_covariance, outside.covariance, outside.mean)
             redrawn.append(other.fit(stand).alignment)

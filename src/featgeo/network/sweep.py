@@ -6,15 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from featgeo.data.batches import Batches
+from featgeo.data.inputs import Inputs, by_sample, joined, position_mask, sample_count, shapes
 from featgeo.data.moments import Companion, Moments, MomentStream
 from featgeo.errors import FeatgeoError
-from featgeo.network.features import Layer, feature_rows
-from featgeo.network.keep import home_of
-from featgeo.network.taps import Seen, as_rows, reading, replacing
+from featgeo.network.arrange import Arrangement, over_calls
+from featgeo.network.layers import Layer, Projection, respond, weight_matrix
+from featgeo.network.run import Runner as Runner
+from featgeo.network.run import forward_batch as forward_batch
+from featgeo.network.run import runner_of as runner_of
+from featgeo.network.survey import Survey
+from featgeo.network.taps import Frame, Seen, reader, tapping
 from featgeo.theory.losses import Loss
 
 PROBES = 8  # samples kept to check what depends on the input
@@ -42,7 +47,7 @@ class Sweep:
     loss: float
     base: float
     seen: dict[str, Seen]
-    probe: Tensor
+    probe: Inputs
 
     @property
     def width(self) -> int:
@@ -50,43 +55,15 @@ class Sweep:
         return len(self.pair.mean) // 2
 
 
-Runner = Callable[[Tensor], Tensor]
-
-
-def runner_of(model: nn.Module) -> Runner:
-    """The model as a function of inputs, which are brought to its device and, where floating, its dtype."""
-    device, dtype = home_of(model)
-
-    def run(inputs: Tensor) -> Tensor:
-        return model(inputs.to(device, dtype) if inputs.is_floating_point() else inputs.to(device))
-
-    return run
-
-
-def forward_batch(run: Runner, inputs: Tensor, number: int) -> Tensor:
-    """Outputs (m, d) of one batch, in float32 or better; failures say which batch."""
-    try:
-        outputs = as_rows(run(inputs))
-    except FeatgeoError:
-        raise
-    except Exception as error:
-        raise FeatgeoError(
-            "model",
-            f"{type(error).__name__} in the forward pass of batch {number} (inputs {tuple(inputs.shape)}): {error}",
-            "Check that the data are what the model takes, with one shape in all batches.",
-        ) from error
-    if len(outputs) != len(inputs):
-        raise FeatgeoError(
-            "model", f"{len(outputs)} output rows for {len(inputs)} inputs", "One row per sample."
-        )
-    return outputs if outputs.dtype in (torch.float32, torch.float64) else outputs.float()
-
-
 def read_outputs(run: Runner, data: Batches) -> tuple[int, Tensor]:
-    """Number of outputs, and all targets: the first pass that a loss without a sufficient statistic needs."""
+    """Number of outputs, and the targets of all rows: the first pass that a loss without a statistic needs."""
     width, targets = 0, []
     for number, (inputs, batch) in enumerate(data):
         width = width or forward_batch(run, inputs, number).shape[1]
+        batch = run.layout.targets(batch)
+        ignored = run.layout.ignored
+        if ignored is not None and not batch.is_floating_point():
+            batch = batch[batch != ignored]
         targets.append(batch)
     if not targets:
         raise FeatgeoError("data", "no samples", "Pass at least one non-empty batch.")
@@ -101,6 +78,7 @@ def sweep(
     statistic: Statistic,
     base: Callable[[Tensor], Tensor] | None,
     layers: dict[str, Layer],
+    survey: Survey,
     progress: bool = False,
 ) -> Sweep:
     """Run the model once over the data and accumulate the moments of all layers.
@@ -113,47 +91,57 @@ def sweep(
         statistic: T(y) of checked targets.
         base: h(y) of checked targets, or None.
         layers: by name.
+        survey: what a few samples showed of them.
         progress: whether to show a progress bar.
     """
     streams = {name: MomentStream(f"layer '{name}'") for name in layers}
     pair = MomentStream("model outputs and targets")
-    seen = {name: Seen() for name in layers}
+    seen = {
+        name: Seen(survey.lies.get(name, default_lie(layer)), alien=survey.aliens.get(name, ""))
+        for name, layer in layers.items()
+    }
+    frame = Frame(expand=run.layout.expand)
     sums = torch.zeros(2, dtype=torch.float64, device=device)
-    centred: dict[str, Tensor] = {}
+    calls: dict[str, list[tuple[Tensor, Tensor | int]]] = {}
     order: dict[str, None] = {}
-    probe: list[Tensor] = []
+    probe: list[Inputs] = []
     samples = 0
 
-    def receive(name: str, rows: Tensor) -> None:
-        centred[name] = streams[name].centre(rows)[0]
+    def receive(name: str, rows: Tensor, positions: Tensor | int) -> None:
+        centred = streams[name].centre(rows.flatten(0, -2))[0].reshape(rows.shape)
+        calls.setdefault(name, []).append((centred, positions))
 
-    with reading(layers, receive, seen):
+    with tapping(layers, reader(layers, receive, seen, frame), outputs=False):
         bar = tqdm(data, total=len(data) or None, desc="analyze", unit="batch", disable=not progress)
         for number, (inputs, targets) in enumerate(bar):
-            centred.clear()
-            outputs = forward_batch(run, inputs, number)
+            calls.clear()
+            frame.samples, frame.keep = sample_count(inputs), position_mask(inputs)
+            made = forward_batch(run, inputs, number)
+            targets, kept = run.layout.labelled(made, targets)
+            outputs = made if kept is None else made[kept.to(made.device)]
+            if not len(outputs):
+                continue
             checked = loss.check(targets.to(outputs.device), outputs.shape[1])
-            if len(checked) != len(outputs):
-                raise FeatgeoError(
-                    "data", f"{len(checked)} targets for {len(outputs)} inputs", "One target each."
-                )
             sums[0] += loss.values(outputs, checked).sum(dtype=torch.float64)
             if base is not None:
                 sums[1] += base(checked).sum()
             both = torch.cat([outputs, statistic(checked, outputs.shape[1]).to(outputs)], dim=1)
             side, shift = pair.centre(both)
             companion = Companion.of(side, shift)
-            order = dict.fromkeys(
-                (*centred, *layers)
-            )  # as called, so that the first layer with NaN is the one named
+            # as called, so that the first layer with NaN is the one named
+            order = dict.fromkeys((*calls, *layers))
             for name in order:
-                rows = centred.get(name, side[:0])
-                if seen[name].close(len(side), len(rows), outputs):
-                    streams[name].add(rows, companion)
+                rows = over_calls(calls[name], frame.expand) if name in calls else side[:0]
+                own, wanted = companion, len(made)
+                if run.layout.repeated and len(rows) % len(made) == 0 and len(rows):
+                    wanted = len(rows)
+                    own = Companion.of(side.repeat_interleave(len(rows) // len(made), 0), shift)
+                if seen[name].close(len(rows), wanted, made, run.rows):
+                    streams[name].add(rows if kept is None else rows[kept.to(rows.device)], own)
             pair.add(side, companion)
             samples += len(outputs)
-            if sum(map(len, probe)) < PROBES and (not probe or probe[0].shape[1:] == inputs.shape[1:]):
-                probe.append(inputs[:PROBES])
+            if sum(map(sample_count, probe)) < PROBES and (not probe or shapes(probe[0]) == shapes(inputs)):
+                probe.append(by_sample(inputs, lambda part: part[:PROBES]))
     if not samples:
         raise FeatgeoError("data", "no samples", "Pass at least one non-empty batch.")
     results = {name: streams[name].result() for name in order if not seen[name].obstacle}
@@ -165,28 +153,46 @@ def sweep(
         total,
         offset,
         seen,
-        torch.cat(probe)[:PROBES],
+        by_sample(joined(probe), lambda part: part[:PROBES]),
     )
 
 
-def sweep_replaced(run: Runner, data: Batches, layer: Layer, weight: Tensor) -> tuple[Moments, Moments]:
+def default_lie(layer: Layer) -> Arrangement:
+    """Where samples are taken to be in a layer that no survey saw called."""
+    return Arrangement(int(isinstance(layer, Projection)))
+
+
+def sweep_replaced(
+    run: Runner, data: Batches, layer: Layer, lie: Arrangement, weight: Tensor
+) -> tuple[Moments, Moments]:
     """Moments of a layer's features with companion g, and of g, when its weight is replaced by another (n, k)."""
-    change = (weight - layer.weight.detach().to("cpu", torch.float64).flatten(1)).reshape(layer.weight.shape)
-    change = change.to(layer.weight)
+    change = (weight - weight_matrix(layer)[0]).to(layer.weight)
     stream, outside = MomentStream("re-drawn layer"), MomentStream("re-drawn outputs")
-    held: list[Tensor] = []
+    frame = Frame(expand=run.layout.expand)
+    calls: list[tuple[Tensor, Tensor | int]] = []
 
-    def moved(given: Tensor, output: Tensor) -> Tensor:
-        held[:] = [stream.centre(feature_rows(layer, given))[0]]
-        if isinstance(layer, nn.Linear):
-            return output + nn.functional.linear(given, change)
-        return output + layer._conv_forward(given, change, None)
+    def receive(_name: str, rows: Tensor, positions: Tensor | int) -> None:
+        calls.append((stream.centre(rows.flatten(0, -2))[0].reshape(rows.shape), positions))
 
-    with replacing(layer, moved):
-        for number, (inputs, _) in enumerate(data):
+    read = reader({"": layer}, receive, {"": Seen(lie)}, frame)
+
+    def moved(name: str, x: Tensor, output: Tensor) -> Tensor:
+        read(name, x, output)
+        return output + respond(layer, x, change, output)
+
+    with tapping({"": layer}, moved):
+        for number, (inputs, targets) in enumerate(data):
+            calls.clear()
+            frame.samples, frame.keep = sample_count(inputs), position_mask(inputs)
             outputs = forward_batch(run, inputs, number)
+            _, kept = run.layout.labelled(outputs, targets)
+            rows = over_calls(calls, frame.expand)
+            if run.layout.repeated:
+                outputs = outputs.repeat_interleave(len(rows) // len(outputs), 0)
+            if kept is not None:
+                outputs, rows = outputs[kept.to(outputs.device)], rows[kept.to(rows.device)]
             side, shift = outside.centre(outputs)
             companion = Companion.of(side, shift)
             outside.add(side, companion)
-            stream.add(held[0], companion)
+            stream.add(rows, companion)
     return stream.result().to("cpu"), outside.result().to("cpu")

@@ -1,65 +1,27 @@
-"""Find a model's layers, read their inputs during a forward pass, freeze their outputs.
+"""Read the inputs of a model's layers during a forward pass, replace and freeze their outputs.
 
 Hooks live inside context managers only, and leave no trace however they are left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
+from featgeo.data.inputs import Inputs, by_sample, sample_count
 from featgeo.errors import FeatgeoError
-from featgeo.network.features import LAYERS, Layer, feature_rows
+from featgeo.network.arrange import Arrangement, all_rows, placed, sample_rows
+from featgeo.network.attention import Handler, opened
+from featgeo.network.layers import Layer, Projection
+from featgeo.network.layers import weight_matrix as weight_matrix
+from featgeo.network.select import split_layers as split_layers
 
-Forward = Callable[[Tensor], Tensor]
-
-
-def split_layers(model: nn.Module, only: list[str] | None = None) -> tuple[dict[str, Layer], dict[str, str]]:
-    """The layers that can be analysed by name, and why each other module with parameters of its own can not.
-
-    Raises:
-        FeatgeoError: for a name in ``only`` that the model has not, or parameters that have no shape yet.
-    """
-    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
-        raise FeatgeoError(
-            "model", "lazy layers whose shape is not known yet", "Run it once on a batch of inputs."
-        )
-    modules = dict(model.named_modules())
-    unknown = [name for name in only or [] if name not in modules]
-    if unknown:
-        raise FeatgeoError(
-            "layers", f"the name {unknown[0]!r}", f"Known modules: {', '.join(filter(None, modules))}."
-        )
-    layers: dict[str, Layer] = {}
-    skipped: dict[str, str] = {}
-    for name, module in modules.items():
-        own = any(True for _ in module.parameters(recurse=False)) or hasattr(module, "parametrizations")
-        if not own or (only is not None and name not in only):
-            continue
-        if not isinstance(module, LAYERS):
-            skipped[name] = (
-                f"{type(module).__name__} has no weight matrix between features and a pre-activation"
-            )
-        elif getattr(module, "groups", 1) != 1:
-            skipped[name] = f"grouped convolution ({module.groups} groups)"
-        else:
-            layers[name] = module
-    return layers, skipped
-
-
-def weight_matrix(layer: Layer) -> tuple[Tensor, Tensor]:
-    """W (n, k) and b (n,) in float64 on the CPU; b is zero where the layer has none."""
-    weight = layer.weight.detach().to("cpu", torch.float64).flatten(1)
-    bias = (
-        weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().to("cpu", torch.float64)
-    )
-    return weight, bias
+Forward = Callable[[Inputs], Tensor]
 
 
 def as_rows(outputs: object) -> Tensor:
@@ -80,88 +42,138 @@ class Seen:
     """What the forward passes showed of a layer.
 
     Attributes:
+        lie: how its tensors lie.
         least: fewest calls in one batch.
         most: most calls in one batch.
-        rowwise: whether it always had one feature row per sample.
+        fitting: whether it always had as many feature rows as there are samples (or labelled positions).
         is_output: whether its output was always the model's output, entry by entry.
+        alien: why it is not the layer it seems to be, else empty.
     """
 
+    lie: Arrangement = field(default_factory=Arrangement)
     least: int = 1 << 30
     most: int = 0
-    rowwise: bool = True
+    fitting: bool = True
     is_output: bool = True
+    alien: str = ""
     _calls: int = 0
     _output: Tensor | None = field(default=None, repr=False)
     _version: int = 0
 
-    def call(self, output: Tensor) -> bool:
-        """Note one call; whether it is the first in this batch."""
+    def call(self, output: Tensor | None) -> None:
+        """Note one call."""
         self._calls += 1
-        self._output, self._version = output, output._version
-        return self._calls == 1
+        self._output, self._version = output, 0 if output is None else output._version
 
-    def close(self, samples: int, rows: int, outputs: Tensor) -> bool:
-        """Close a batch; whether the layer had one row per sample in it."""
+    def close(self, rows: int, wanted: int, outputs: Tensor, as_rows: Callable[[Tensor], Tensor]) -> bool:
+        """Close a batch in which the model put out these rows; whether the layer had the rows that it should have."""
         self.least, self.most = min(self.least, self._calls), max(self.most, self._calls)
         mine = self._output
         same = (
             mine is not None
+            and self._calls == 1
             and mine._version == self._version  # else it was changed in place after the layer made it
-            and (mine is outputs or (mine.shape == outputs.shape and torch.equal(mine, outputs)))
+            and mine.numel() == outputs.numel()
+            and torch.equal(as_rows(mine).to(outputs.dtype), outputs)
         )
         self.is_output &= same
-        self.rowwise &= rows == samples
+        self.fitting &= rows == wanted
         self._calls, self._output = 0, None
-        return rows == samples
+        return rows == wanted
 
     @property
     def obstacle(self) -> str:
         """Why the layer cannot be analysed, empty where it can."""
         if self.most == 0:
             return "never called in the forward pass"
-        if self.most > 1:
-            return f"called {self.most} times in one forward pass (shared)"
         if self.least == 0:
             return "called for some batches only"
-        return "" if self.rowwise else "its input has not one row per sample"
+        return self.alien or ("" if self.fitting else "its input has not one row per sample")
+
+
+@dataclass
+class Frame:
+    """The batch at hand, for the hooks; to be set before each forward pass.
+
+    Attributes:
+        samples: m.
+        keep: (m, positions), which positions are no padding, where that is known.
+        expand: whether every position is a row.
+    """
+
+    samples: int = 0
+    keep: Tensor | None = None
+    expand: bool = False
 
 
 def _input_of(arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> Tensor:
     """What a layer was called with, by position or by keyword."""
-    return arguments[0] if arguments else keywords["input"]
+    return arguments[0] if arguments else next(keywords[key] for key in ("input", "x") if key in keywords)
+
+
+Look = Callable[[str, Tensor, Any], Tensor | None]  # name, input, output (or None) -> another output, or None
 
 
 @contextmanager
-def reading(
-    layers: dict[str, Layer], receive: Callable[[str, Tensor], None], seen: dict[str, Seen]
-) -> Iterator[None]:
-    """Hand the feature rows of every layer to ``receive`` as they appear, and note what each layer did."""
+def tapping(layers: Mapping[str, Layer], look: Look, outputs: bool = True) -> Iterator[None]:
+    """Call ``look`` at every call of every layer; what it returns, unless None, takes the place of the output.
 
-    def hook_for(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, arguments: Any, keywords: dict[str, Any], output: Tensor) -> None:
-            if seen[name].call(output):
-                receive(name, feature_rows(layers[name], _input_of(arguments, keywords)))
+    Args:
+        layers: by name.
+        look: given name, input and output.
+        outputs: whether the outputs of attention's inner projections are needed too; without, they are None.
+    """
+
+    def hook_for(name: str) -> Callable[..., Tensor | None]:
+        def hook(
+            _module: nn.Module, arguments: Any, keywords: dict[str, Any], output: Tensor
+        ) -> Tensor | None:
+            return look(name, _input_of(arguments, keywords), output)
 
         return hook
 
+    def handler_for(name: str) -> Handler:
+        return lambda x, output: look(name, x, output)
+
+    inner = {layer: handler_for(name) for name, layer in layers.items() if isinstance(layer, Projection)}
     with ExitStack() as stack:
         for name, layer in layers.items():
-            stack.callback(layer.register_forward_hook(hook_for(name), with_kwargs=True).remove)
+            if not isinstance(layer, Projection):
+                stack.callback(layer.register_forward_hook(hook_for(name), with_kwargs=True).remove)
+        stack.enter_context(opened(inner, outputs))
         yield
+
+
+Receive = Callable[[str, Tensor, Tensor | int], None]
+
+
+def reader(layers: Mapping[str, Layer], receive: Receive, seen: dict[str, Seen], frame: Frame) -> Look:
+    """A look that hands the feature rows of every call of a layer to ``receive``, and notes what the layer did.
+
+    The rows are (m, k), averaged over so many positions (a number, or one per sample) as the third argument says; or,
+    where every position is a row, (m, positions, k).
+    """
+
+    def look(name: str, x: Tensor, output: Tensor | None) -> None:
+        layer, note = layers[name], seen[name]
+        note.call(output)
+        if note.alien or not note.lie.fits(layer, x, frame.samples):
+            note.fitting = False
+            return
+        made = x if output is None else output
+        if frame.expand:
+            receive(name, all_rows(layer, note.lie, x, made, frame.samples), 1)
+        else:
+            receive(name, *sample_rows(layer, note.lie, x, made, frame.samples, frame.keep))
+
+    return look
 
 
 @contextmanager
-def replacing(layer: nn.Module, output: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
+def replacing(layer: Layer, output: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
     """Replace a layer's output by a function of its input and output."""
-
-    def hook(_module: nn.Module, arguments: Any, keywords: dict[str, Any], made: Tensor) -> Tensor:
-        return output(_input_of(arguments, keywords), made)
-
-    handle = layer.register_forward_hook(hook, with_kwargs=True)
-    try:
+    with tapping({"": layer}, lambda _name, x, made: output(x, made)):
         yield
-    finally:
-        handle.remove()
 
 
 class FrozenTail:
@@ -173,40 +185,42 @@ class FrozenTail:
     Args:
         forward: runs the model on a batch of inputs.
         layer: the layer.
-        probe: some input samples (p, ...), p >= 2 for the check.
+        probe: some samples of the inputs (p, ...), p >= 2 for the check.
+        lie: how the layer's tensors lie.
+        rows: from the model's output to rows (m, d).
     """
 
-    def __init__(self, forward: Forward, layer: Layer, probe: Tensor) -> None:
-        self.forward, self.layer, self.probe = forward, layer, probe
-        self.channels_first = not isinstance(layer, nn.Linear)
+    def __init__(
+        self,
+        forward: Forward,
+        layer: Layer,
+        probe: Inputs,
+        lie: Arrangement = Arrangement(),  # noqa: B008 -- frozen
+        rows: Callable[[Tensor], Tensor] = as_rows,
+    ) -> None:
+        self.forward, self.layer, self.probe, self.lie, self.rows = forward, layer, probe, lie, rows
+        self.count = sample_count(probe)
 
-    def _spread(self, z: Tensor, output: Tensor) -> Tensor:
-        """z (m, n) at every position of the layer's output (m, ...), a tensor of its own: tails may work in place."""
-        gaps = (1,) * (output.ndim - 2)
-        shape = (*z.shape, *gaps) if self.channels_first else (len(z), *gaps, z.shape[1])
-        return z.to(output).reshape(shape).expand(output.shape).clone(memory_format=torch.contiguous_format)
-
-    def _run(self, z: Tensor, inputs: Tensor) -> Tensor:
-        def constant(_input: Tensor, output: Tensor) -> Tensor:
-            return self._spread(z, output)
-
-        with replacing(self.layer, constant):
-            return as_rows(self.forward(inputs)).to(z)
+    def _run(self, z: Tensor, inputs: Inputs) -> Tensor:
+        with replacing(self.layer, lambda _x, output: placed(self.layer, self.lie, z, output)):
+            return self.rows(self.forward(inputs)).to(z)
 
     def __call__(self, z: Tensor) -> Tensor:
         """Outputs (m, d) of the actions z (m, n), differentiable in z."""
-        return self._run(z, self.probe[:1].expand(len(z), *self.probe.shape[1:]))
+        inputs = by_sample(self.probe, lambda part: part[:1].expand(len(z), *part.shape[1:]))
+        made = self._run(z, inputs)
+        return made.unflatten(0, (len(z), -1))[:, 0]  # all positions are alike
 
     def bypass(self, z: Tensor) -> float:
         """How much the output varies with the input when the layer is frozen at z (n,), relative to when it is not.
 
         0 where the layer is the only road to the output, rounding aside; NaN with fewer than two probes.
         """
-        if len(self.probe) < 2:
+        if self.count < 2:
             return float("nan")
         free, frozen = (
-            as_rows(outputs).to(z)
-            for outputs in (self.forward(self.probe), self._run(z.expand(len(self.probe), -1), self.probe))
+            self.rows(outputs).to(z)
+            for outputs in (self.forward(self.probe), self._run(z.expand(self.count, -1), self.probe))
         )
         rounding = 4 * torch.finfo(self.layer.weight.dtype).eps * frozen.abs().max()
         usual = (free - free[:1]).abs().max().clamp_min(1e-30)

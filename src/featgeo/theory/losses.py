@@ -87,12 +87,14 @@ class CrossEntropy(CanonicalLoss):
 
     Args:
         label_smoothing: α, as in torch: labels become (1-α) q + α/d.
+        ignore_index: the label of rows that do not count, as in torch; they are to be left out beforehand.
     """
 
     name = "cross_entropy"
 
-    def __init__(self, label_smoothing: float = 0.0) -> None:
+    def __init__(self, label_smoothing: float = 0.0, ignore_index: int = -100) -> None:
         self.label_smoothing = label_smoothing
+        self.ignore_index = ignore_index
 
     def check(self, targets: Tensor, width: int) -> Tensor:
         """Hard labels as int64 in [0, d), or rows of probabilities."""

@@ -95,8 +95,8 @@ def _translate(module: nn.Module) -> Loss:
         )
     if isinstance(module, nn.NLLLoss) and not isinstance(module, nn.PoissonNLLLoss) and plain:
         return CrossEntropy()  # log-probabilities are logits whose log-partition is zero
-    if isinstance(module, nn.CrossEntropyLoss) and plain and module.ignore_index < 0:
-        return CrossEntropy(module.label_smoothing)
+    if isinstance(module, nn.CrossEntropyLoss) and plain:
+        return CrossEntropy(module.label_smoothing, module.ignore_index)
     if isinstance(module, nn.MSELoss):
         return MeanSquare(total=module.reduction == "sum")
     if isinstance(module, nn.BCEWithLogitsLoss) and plain and module.reduction != "sum":

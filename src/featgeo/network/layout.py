@@ -1,0 +1,99 @@
+"""How outputs and targets become rows: one per sample ("reduce"), or one per labelled position ("expand")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from featgeo.errors import FeatgeoError
+from featgeo.network.taps import as_rows
+
+Positions = Literal["reduce", "expand"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Outputs (m, ...) and targets (m, ...) as rows.
+
+    Attributes:
+        expand: whether positions are rows.
+        channels: dimension of the outputs that holds their entries, where positions are rows: 1 or -1.
+        repeated: whether one output and one target per sample serve all positions of a layer.
+        ignored: the label of rows that do not count.
+    """
+
+    expand: bool = False
+    channels: int = -1
+    repeated: bool = False
+    ignored: int | None = None
+
+    def outputs(self, outputs: object) -> Tensor:
+        """Rows (r, d), the positions of a sample in a row."""
+        if not self.expand or not isinstance(outputs, Tensor) or outputs.ndim < 3:
+            return as_rows(outputs)
+        return outputs.movedim(self.channels, -1).flatten(0, -2)
+
+    def targets(self, targets: Tensor) -> Tensor:
+        """Targets (r, ...) of these rows."""
+        if not self.expand or self.repeated:
+            return targets
+        if targets.is_floating_point() and targets.ndim > 2:
+            return targets.movedim(self.channels, -1).flatten(0, -2)
+        return targets.flatten()
+
+    def labelled(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Targets (r', ...) of the output rows (r, d) that count, and which these are (r,): None where all do.
+
+        Raises:
+            FeatgeoError: where there is not one target for every row.
+        """
+        rows = self.targets(targets)
+        if len(rows) != len(outputs):
+            raise FeatgeoError(
+                "data", f"{len(rows)} targets for {len(outputs)} output rows", "One target each."
+            )
+        if self.ignored is None or rows.is_floating_point() or rows.ndim != 1:
+            return rows, None
+        keep = rows != self.ignored
+        return (rows, None) if bool(keep.all()) else (rows[keep], keep)
+
+
+def layout_of(
+    output: tuple[int, ...], targets: Tensor, positions: Positions | None, ignored: int | None = None
+) -> Layout:
+    """Chosen by the shapes, unless asked for: one label per position makes every position a row.
+
+    Args:
+        output: shape of the model's output for one sample.
+        targets: of a batch (m, ...).
+        positions: what the caller asks for.
+        ignored: the label of rows that do not count.
+
+    Raises:
+        FeatgeoError: for "expand" where the outputs have no positions.
+    """
+    if positions not in (None, "reduce", "expand"):
+        raise FeatgeoError("positions", f"{positions!r}", "Pass 'reduce', 'expand' or None.")
+    if positions == "reduce":
+        return Layout(ignored=ignored)
+    wanted = tuple(targets.shape[1:])
+    if len(output) >= 2:
+        soft = targets.is_floating_point()
+        last, first = (output, output) if soft else (output[:-1], output[1:])
+        order = (
+            ((1, first), (-1, last)) if len(output) > 2 else ((-1, last), (1, first))
+        )  # images have channels first
+        for channels, shape in order:
+            if wanted == shape:
+                return Layout(True, channels, ignored=ignored)
+    if positions == "expand":
+        if len(output) < 2 and not wanted:
+            return Layout(True, repeated=True, ignored=ignored)
+        raise FeatgeoError(
+            "positions",
+            f"'expand' for outputs {output} and targets {wanted} of one sample",
+            "It needs one target per position of the outputs, or one target and one output per sample.",
+        )
+    return Layout(ignored=ignored)

@@ -1,0 +1,82 @@
+"""A model as a function of the inputs of a batch, whatever it wants to be called with and whatever it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featgeo.data.inputs import Inputs, described, moved, sample_count
+from featgeo.errors import FeatgeoError
+from featgeo.network.keep import home_of
+from featgeo.network.layout import Layout
+
+Forward = Callable[[nn.Module, Inputs], Any]
+
+
+def call_model(model: nn.Module, inputs: Inputs) -> Any:
+    """A mapping is passed by keyword, a tuple by position, a tensor alone."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+
+
+def logits_of(outputs: Any) -> Any:
+    """The tensor in what a model returns: itself, its ``logits``, or the only entry of a tuple."""
+    if isinstance(outputs, Mapping) and "logits" in outputs:
+        return outputs["logits"]
+    logits = getattr(outputs, "logits", None)
+    return logits if isinstance(logits, Tensor) else outputs
+
+
+@dataclass
+class Runner:
+    """Runs a model on batches, which are brought to its device and, where floating, to its dtype.
+
+    Attributes:
+        model: in evaluation mode.
+        forward: called with model and inputs.
+        device: of the model.
+        dtype: of the model.
+        layout: how outputs and targets become rows.
+    """
+
+    model: nn.Module
+    forward: Forward
+    device: torch.device
+    dtype: torch.dtype
+    layout: Layout = field(default_factory=Layout)
+
+    def __call__(self, inputs: Inputs) -> Any:
+        """What the model returns, or the logits in it."""
+        return logits_of(self.forward(self.model, moved(inputs, self.device, self.dtype)))
+
+    def rows(self, outputs: Any) -> Tensor:
+        """Outputs as rows (r, d)."""
+        return self.layout.outputs(outputs)
+
+
+def runner_of(model: nn.Module, forward: Forward | None = None) -> Runner:
+    """The runner of a model, one row per sample."""
+    return Runner(model, forward or call_model, *home_of(model))
+
+
+def forward_batch(run: Runner, inputs: Inputs, number: int) -> Tensor:
+    """Output rows (r, d) of one batch, in float32 or better; failures say which batch."""
+    try:
+        outputs = run.rows(run(inputs))
+    except FeatgeoError:
+        raise
+    except Exception as error:
+        raise FeatgeoError(
+            "model",
+            f"{type(error).__name__} in the forward pass of batch {number} (inputs {described(inputs)}): {error}",
+            "Check that the data are what the model takes, with one shape in all batches.",
+        ) from error
+    samples = sample_count(inputs)
+    if len(outputs) % samples if run.layout.expand else len(outputs) != samples:
+        raise FeatgeoError("model", f"{len(outputs)} output rows for {samples} inputs", "One row per sample.")
+    return outputs if outputs.dtype in (torch.float32, torch.float64) else outputs.float()

@@ -1,0 +1,128 @@
+"""A look at a model with two or three samples, before the data are gone through: where each layer has its samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from operator import itemgetter
+
+import torch
+from torch import Tensor
+
+from featgeo.data.inputs import Inputs, by_sample, described, sample_count
+from featgeo.errors import FeatgeoError
+from featgeo.network.arrange import Arrangement
+from featgeo.network.layers import SPATIAL, Layer, as_matrix, respond
+from featgeo.network.taps import Forward, tapping
+
+ALIEN = "its output is not its weight times its input (a hook, an adapter or a forward of its own changes it)"
+TANGLED = "samples and positions are mixed in its input in no order that is known"
+ROUNDINGS = 64  # relative to the largest output, by which an output may differ from W f + b
+
+
+@dataclass
+class Survey:
+    """What a few samples showed.
+
+    Attributes:
+        lies: by layer, where its samples are; layers that were not called are left out.
+        aliens: layers that are not what they seem to be, with the reason.
+        output: shape of the model's output for one sample.
+    """
+
+    lies: dict[str, Arrangement] = field(default_factory=dict)
+    aliens: dict[str, str] = field(default_factory=dict)
+    output: tuple[int, ...] = ()
+
+
+def survey(forward: Forward, layers: dict[str, Layer], inputs: Inputs) -> Survey:
+    """Run the model on three samples and on two: the dimension of a layer's input that shrinks is that of the samples.
+
+    Args:
+        forward: runs the model, in evaluation mode.
+        layers: by name.
+        inputs: a batch, of which the first samples are taken.
+    """
+    found, count = Survey(), min(3, sample_count(inputs))
+    some = by_sample(inputs, lambda part: part[:count])
+
+    def compare(name: str, x: Tensor, output: Tensor) -> None:
+        if not _responds(layers[name], x, output):
+            found.aliens[name] = ALIEN
+
+    with tapping(layers, compare):
+        found.output = tuple(getattr(_run(forward, some), "shape", ())[1:])
+    if count < 3:
+        return found
+    three, two = (_inputs(forward, layers, by_sample(some, itemgetter(slice(n)))) for n in (3, 2))
+    merged = {}
+    for name in three.keys() & two.keys():
+        axis, together = _samples_in(three[name].shape, two[name].shape)
+        found.lies[name] = Arrangement(axis)
+        if together:
+            merged[name] = three[name]
+    if merged:
+        turned = _inputs(forward, layers, by_sample(some, lambda part: part.flip(0)))
+        for name, x in merged.items():
+            lie = _order(x, turned[name])
+            if lie is None:
+                found.aliens[name] = TANGLED
+            else:
+                found.lies[name] = lie
+    return found
+
+
+def _inputs(forward: Forward, layers: dict[str, Layer], batch: Inputs) -> dict[str, Tensor]:
+    """The input of each layer's first call."""
+    calls: dict[str, Tensor] = {}
+
+    def keep(name: str, x: Tensor, _output: Tensor | None) -> None:
+        calls.setdefault(name, x.detach().clone())
+
+    with tapping(layers, keep, outputs=False):
+        _run(forward, batch)
+    return calls
+
+
+def _run(forward: Forward, inputs: Inputs) -> object:
+    """What the model makes of some samples; a failure says what they were."""
+    try:
+        return forward(inputs)
+    except FeatgeoError:
+        raise
+    except Exception as error:
+        raise FeatgeoError(
+            "model",
+            f"{type(error).__name__} in a forward pass of the first samples (inputs {described(inputs)}): {error}",
+            "Check that the data are what the model takes, in batches of any size.",
+        ) from error
+
+
+def _responds(layer: Layer, x: Tensor, output: Tensor) -> bool:
+    """Whether the output is W f + b, rounding aside."""
+    wanted = respond(layer, x, as_matrix(layer, layer.weight.detach()), output)
+    bias = torch.zeros_like(wanted[:0]).sum() if layer.bias is None else layer.bias.detach()
+    if isinstance(layer, SPATIAL):
+        bias = bias.reshape(-1, *(1,) * len(layer.kernel_size)) if bias.ndim else bias
+    if wanted.shape != output.shape:
+        return False
+    size = wanted.abs().max() + bias.abs().max()
+    gap = (wanted + bias - output).abs().max()
+    return not gap > ROUNDINGS * torch.finfo(output.dtype).eps * size
+
+
+def _samples_in(three: torch.Size, two: torch.Size) -> tuple[int, bool]:
+    """The dimension that holds the samples, and whether positions are there as well."""
+    sizes = list(zip(three, two, strict=True))[:-1] if len(three) == len(two) else []
+    for axis, size in enumerate(sizes):
+        if size == (3, 2):
+            return axis, False
+    together = bool(sizes) and sizes[0][0] * 2 == sizes[0][1] * 3 and sizes[0][0] > 0
+    return 0, together
+
+
+def _order(x: Tensor, turned: Tensor) -> Arrangement | None:
+    """How three samples and their positions share dimension 0, by what becomes of it when the samples are turned."""
+    for axis, by in ((0, x.unflatten(0, (3, -1)).flip(0)), (1, x.unflatten(0, (-1, 3)).flip(1))):
+        if torch.allclose(by.flatten(0, 1), turned, rtol=1e-3, atol=1e-3 * x.abs().max().item()):
+            return Arrangement(axis, merged=True)
+    return None
