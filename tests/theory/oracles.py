@@ -90,6 +90,9 @@ class Minimum:
     gradient: float
 
 
+LEVEL = 1e-11  # rounding of a loss of order 1, in units of the square of the smallest ε
+
+
 def minimise(
     function: Callable[..., Tensor],
     starts: Sequence[Tensor],
@@ -149,8 +152,8 @@ def _newton(
         while damping < 1e8:
             step = basis @ (slope / (size + damping * size.max()))
             trial, steep = both(point - step)
-            level = abs(trial - value) < 1e-12 * (1 + abs(value))
-            if trial < value - 1e-12 or (level and np.linalg.norm(steep) < 0.9 * np.linalg.norm(gradient)):
+            level = abs(trial - value) < LEVEL * (1 + abs(value))
+            if trial < value - LEVEL or (level and np.linalg.norm(steep) < 0.9 * np.linalg.norm(gradient)):
                 point, value, gradient, damping = point - step, trial, steep, max(damping / 10, 1e-15)
                 break
             damping *= 10

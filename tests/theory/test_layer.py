@@ -44,8 +44,8 @@ def layer_of(
     bias = problem.action + 0.1 * torch.from_numpy(rng.standard_normal(size))
     gap = problem.action - bias - weight @ mean
     return problem, feature, {
-        "factor": problem.factor, "cross": cross, "covariance": sigma, "whitener": whiten(sigma), "mean": mean,
-        "weight": weight, "bias": bias, "displacement": gap,
+        "factor": thin_svd(problem.factor), "cross": cross, "covariance": sigma, "whitener": whiten(sigma),
+        "mean": mean, "weight": weight, "bias": bias, "displacement": gap,
         "displacement_loss": 0.5 * float((problem.factor @ gap).square().sum()), "readout_gain": 0.2,
     }  # fmt: skip
 

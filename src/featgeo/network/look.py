@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class Stand:
         at: its name.
         jacobian: of the tail (d, n).
         metric: a factor of the output metric (m, d).
+        factor: thin SVD of R = metric · jacobian (m, n), RᵀR = H.
         output: g there (d,).
         displacement: what b + Wμ lacks to the best constant (n,).
         displacement_loss: loss units lost through that.
@@ -40,12 +42,18 @@ class Stand:
     at: str
     jacobian: Tensor
     metric: Tensor
+    factor: ThinSVD
     output: Tensor
     displacement: Tensor
     displacement_loss: float
     constant_loss: float
     tail_r2: float | None = None
     saturated: tuple[int, ...] = ()
+
+    @cached_property
+    def readout(self) -> ThinSVD:
+        """The metric itself: R of a free linear read-out."""
+        return thin_svd(self.metric)
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,9 @@ class Outlook:
         lost = 0.5 * (factor @ step).square().sum() - self.output.residual @ step
         unit = torch.eye(self._width, dtype=torch.float64)
         action = self.output.action
-        return Stand("average", unit, factor, action, step, lost.item(), self.output.loss, 1.0)
+        return Stand(
+            "average", unit, factor, thin_svd(factor), action, step, lost.item(), self.output.loss, 1.0
+        )
 
     def average(
         self, cross: Tensor | None = None, covariance: Tensor | None = None, mean: Tensor | None = None
@@ -146,10 +156,19 @@ class Outlook:
         tail = average_tail(cross, covariance, self.weight, self.whitener, metric)
         wanted = metric @ (self.output.output - mean)
         lost = 0.5 * wanted.square().sum() + self.output.residual @ (mean - self.output.output)
-        step = thin_svd(metric @ tail.jacobian).pseudo_inverse @ wanted
+        factor = thin_svd(metric @ tail.jacobian)
         centre, determination = self.output.output, tail.determination
+        step = factor.pseudo_inverse @ wanted
         return Stand(
-            "average", tail.jacobian, metric, centre, step, lost.item(), self.output.loss, determination
+            "average",
+            tail.jacobian,
+            metric,
+            factor,
+            centre,
+            step,
+            lost.item(),
+            self.output.loss,
+            determination,
         )
 
     def at_point(self, point: OperatingPoint) -> Stand:
@@ -161,6 +180,7 @@ class Outlook:
             "bayes",
             point.jacobian,
             metric,
+            thin_svd(metric @ point.jacobian),
             point.output,
             step,
             lost.item(),
@@ -171,10 +191,9 @@ class Outlook:
 
     def fit(self, stand: Stand) -> LayerFit:
         """The layer beside its optimum."""
-        readout = thin_svd(stand.metric)
-        white = whitened_modes(readout, self.statistic_cross, self.whitener)
+        white = whitened_modes(stand.readout, self.statistic_cross, self.whitener)
         return fit_layer(
-            factor=stand.metric @ stand.jacobian,
+            factor=stand.factor,
             cross=stand.jacobian.T @ self.statistic_cross,
             covariance=self.moments.covariance,
             whitener=self.whitener,
@@ -189,13 +208,9 @@ class Outlook:
 
     def score_covariance(self, stand: Stand) -> Tensor:
         """Covariance (r, r) of the whitened scores that the tail can see."""
-        factor, metric = thin_svd(stand.metric @ stand.jacobian), thin_svd(stand.metric)
+        factor, metric = stand.factor, stand.readout
         half = factor.left.T @ (metric.left / metric.values) @ metric.right.T
         return half @ self.statistic_covariance @ half.T
-
-    def factor(self, stand: Stand) -> ThinSVD:
-        """Thin SVD of R."""
-        return thin_svd(stand.metric @ stand.jacobian)
 
 
 def still(covariance: Tensor, mean: Tensor, tolerance: float) -> Tensor:
@@ -221,7 +236,7 @@ def locality(outlook: Outlook, stand: Stand) -> float:
         return float(spread == seen.norm())  # a constant network is linear; else one of the two sees nothing
     steps = math.sqrt(3) * (linear @ thin_svd(seen).right[:, :AXES]).T
     steps = torch.cat([steps, -steps])
-    metric = thin_svd(stand.metric)
+    metric = stand.readout
     change = torch.stack([outlook.risk.gradient(stand.output + step) for step in steps])
     change = (change - outlook.risk.gradient(stand.output)) @ (metric.right / metric.values)
     steps = steps @ stand.metric.T @ metric.left

@@ -26,7 +26,7 @@ def _shuffled(outlook: Outlook, stand: Stand, generator: torch.Generator) -> tup
     score covariance on its rows and 1/√N as its scale, so it is drawn from that law: no pass over the data is needed.
     A penalty λ shrinks what W* does of the modes of metric and features, h² and s, by h² s / (h² s + λ).
     """
-    factor, features, shrink = outlook.factor(stand), outlook.whitener.root, torch.ones(())
+    factor, features, shrink = stand.factor, outlook.whitener.root, torch.ones(())
     if outlook.weight_decay > 0:
         values, basis = torch.linalg.eigh(outlook.moments.covariance)
         unseen = len(values) - outlook.whitener.rank

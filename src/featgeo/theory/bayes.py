@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -111,12 +112,22 @@ def jacobian_of(tail: Tail, point: Tensor, width: int | None = None) -> tuple[Te
     return outputs[0].detach(), jacobian.detach()
 
 
-def _describe(risk: Risk, tail: Tail | None, action: Tensor, tolerance: float, steps: int) -> OperatingPoint:
+class _Place(NamedTuple):
+    """An action z (n,), the tail's output g(z) (d,) and its Jacobian ∂g/∂z (d, n) there."""
+
+    action: Tensor
+    output: Tensor
+    jacobian: Tensor
+
+    @classmethod
+    def at(cls, tail: Tail, action: Tensor, width: int | None = None) -> _Place:
+        """Read the tail there; its width d, where it is known, saves a forward pass."""
+        return cls(action, *jacobian_of(tail, action, width))
+
+
+def _describe(risk: Risk, place: _Place, tolerance: float, steps: int) -> OperatingPoint:
     """The operating point at an action, without the saturation test."""
-    if tail is None:
-        output, jacobian = action, torch.eye(len(action)).to(action)
-    else:
-        output, jacobian = jacobian_of(tail, action)
+    action, output, jacobian = place
     residual, outer = risk.gradient(output), risk.factor(output)
     factor = outer @ jacobian
     decrement = _decrement(factor, jacobian.T @ residual)
@@ -136,24 +147,18 @@ def _decrement(factor: Tensor, gradient: Tensor) -> float:
     return 0.5 * (along / svd.values).square().sum().item()
 
 
-def _damped(risk: Risk, tail: Tail, start: Tensor, tolerance: float) -> tuple[Tensor, int]:
+def _damped(risk: Risk, tail: Tail, start: _Place, tolerance: float) -> tuple[_Place, int]:
     """Levenberg-Marquardt from a start; every accepted step lowers the loss.
 
     The damping begins at the size of the metric and falls only where the quadratic has predicted the decrease well,
     so that the search does not leap over the nearest minimum into saturation.
     """
-
-    def value(z: Tensor) -> float:
-        return risk.value(tail(z[None]).detach())[0].item()
-
-    action, damping, steps = start, 1.0, 0
-    first = tail(start[None]).detach()
-    current, width = risk.value(first)[0].item(), first.shape[1]
+    place, damping, steps = start, 1.0, 0
+    current = risk.value(place.output[None])[0].item()
     while steps < MAX_STEPS:
         steps += 1
-        output, jacobian = jacobian_of(tail, action, width)
-        svd = thin_svd(risk.factor(output) @ jacobian)
-        gradient = jacobian.T @ risk.gradient(output)
+        svd = thin_svd(risk.factor(place.output) @ place.jacobian)
+        gradient = place.jacobian.T @ risk.gradient(place.output)
         slope = svd.right.T @ gradient
         uncurved = gradient - svd.right @ slope
         uncurved = uncurved if uncurved.norm() > FLAT else torch.zeros_like(uncurved)
@@ -165,55 +170,54 @@ def _damped(risk: Risk, tail: Tail, start: Tensor, tolerance: float) -> tuple[Te
         while damping < 1e12:
             move = slope / (curvature + damping * largest)
             step = svd.right @ move + uncurved / (damping * largest)
-            trial = value(action - step)
+            there = _Place.at(tail, place.action - step, len(place.output))
+            trial = risk.value(there.output[None])[0].item()
             predicted = (gradient @ step - 0.5 * curvature @ move.square()).item()
             if trial < current:
                 faithful = current - trial > 0.75 * predicted
                 damping = max(damping / 10, 1e-15) if faithful else damping
-                action, current = action - step, trial
+                place, current = there, trial
                 break
             damping *= 4
         else:
             break
-    return action, steps
+    return place, steps
 
 
-def _newton(risk: Risk, tail: Tail, action: Tensor, steps: int) -> tuple[Tensor, int]:
+def _newton(risk: Risk, tail: Tail, start: _Place, steps: int) -> tuple[_Place, int]:
     """Newton steps with the exact Hessian, its eigenvalues taken in absolute value, halved until the loss falls."""
 
     def value(rows: Tensor) -> Tensor:
         return risk.value(tail(rows))
 
-    current = value(action[None]).item()
+    place, current = start, value(start.action[None]).item()
     for _ in range(MAX_STEPS):
         steps += 1
-        output, jacobian = jacobian_of(tail, action)
-        gradient = jacobian.T @ risk.gradient(output)
-        values, vectors = torch.linalg.eigh(hessian_of(value, action))
+        gradient = place.jacobian.T @ risk.gradient(place.output)
+        values, vectors = torch.linalg.eigh(hessian_of(value, place.action))
         size = values.abs().clamp_min(1e-12 * values.abs().max().item() + 1e-300)
         step = vectors @ ((vectors.T @ gradient) / size)
         for _ in range(40):
-            trial = value((action - step)[None]).item()
+            trial = value((place.action - step)[None]).item()
             if trial < current:
+                there = _Place.at(tail, place.action - step, len(place.output))
                 break
             step = step / 2
         else:  # the loss is level to rounding: whether a full step is one towards the minimum, its gradient says
             trial, step = current, vectors @ ((vectors.T @ gradient) / size)
-            output, jacobian = jacobian_of(tail, action - step)
-            if not (jacobian.T @ risk.gradient(output)).norm() < gradient.norm() / 2:
-                return action, steps
-        action, current = action - step, trial
+            there = _Place.at(tail, place.action - step, len(place.output))
+            if not (there.jacobian.T @ risk.gradient(there.output)).norm() < gradient.norm() / 2:
+                return place, steps
+        place, current = there, trial
         if (gradient @ step).abs().item() < 1e-22 * max(1.0, abs(current)):
-            return action, steps
-    return action, steps
+            return place, steps
+    return place, steps
 
 
-def _saturated(tail: Tail, action: Tensor, jacobian: Tensor, probes: list[Tensor]) -> tuple[int, ...]:
+def _saturated(place: _Place, probes: list[_Place]) -> tuple[int, ...]:
     """Neurons whose derivative at the action is a vanishing fraction of what it is at some probe."""
-    reference = torch.stack(
-        [jacobian_of(tail, probe, len(jacobian))[1].norm(dim=0) for probe in probes]
-    ).amax(0)
-    vanished = (jacobian.norm(dim=0) < SATURATED * reference) & (reference > 0)
+    reference = torch.stack([probe.jacobian.norm(dim=0) for probe in probes]).amax(0)
+    vanished = (place.jacobian.norm(dim=0) < SATURATED * reference) & (reference > 0)
     return tuple(int(i) for i in vanished.nonzero()[:, 0])
 
 
@@ -240,25 +244,26 @@ def bayes_action(
     tolerance = 1e-20 if precision == torch.float64 else torch.finfo(precision).eps ** 1.5
     if tail is None and isinstance(risk, CanonicalRisk) and isinstance(risk.loss, CanonicalLoss):
         action, cut = risk.loss.action(risk.mean)
-        point = _describe(risk, None, action, 1e-12, 0)
+        point = _describe(risk, _Place(action, action, torch.eye(len(action)).to(action)), 1e-12, 0)
         saturated = tuple(int(i) for i in cut.nonzero()[:, 0])
         return replace(point, saturated=saturated, converged=True)
     if start is None:
         raise TypeError("a search for the Bayes action needs a start")
     through = tail if tail is not None else _identity
-    action, steps = _damped(risk, through, start.to(torch.float64), tolerance)
-    point = _describe(risk, through, action, tolerance, steps)
-    exact = precision == torch.float64 and len(action) <= NEWTON_WIDTH
+    origin = _Place.at(through, start.to(torch.float64))
+    place, steps = _damped(risk, through, origin, tolerance)
+    point = _describe(risk, place, tolerance, steps)
+    exact = precision == torch.float64 and len(place.action) <= NEWTON_WIDTH
     if exact and not (point.converged and point.reached):
-        action, steps = _newton(risk, through, action, steps)
-        point = _describe(risk, through, action, tolerance, steps)
+        place, steps = _newton(risk, through, place, steps)
+        point = _describe(risk, place, tolerance, steps)
     level = point.decrement <= max(tolerance, LEVEL) * max(1.0, abs(point.loss))
     point = replace(point, converged=level, tolerance=tolerance)
     if tail is None:
         return point
-    places = [start, torch.zeros_like(action), *(probes or [])]
-    saturated = _saturated(tail, action, point.jacobian, places)
-    return replace(point, saturated=saturated)
+    others = [torch.zeros_like(origin.action), *(probes or [])]
+    usual = [origin, *(_Place.at(tail, other, len(place.output)) for other in others)]
+    return replace(point, saturated=_saturated(place, usual))
 
 
 def _identity(z: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from featgeo.theory.linalg import ThinSVD, Whitener, solve_ridge, thin_svd, whiten
+from featgeo.theory.linalg import ThinSVD, Whitener, solve_ridge, whiten
 
 UNSEEN = 2e-6  # variance of z, relative to its largest, about which a direction is told from none (float32's rank rule)
 REFINEMENTS = (
@@ -89,7 +89,7 @@ class LayerFit:
 
 def fit_layer(
     *,
-    factor: Tensor,
+    factor: ThinSVD,
     cross: Tensor,
     covariance: Tensor,
     whitener: Whitener,
@@ -104,7 +104,7 @@ def fit_layer(
     """Compare the weights in use with the local optimum.
 
     Args:
-        factor: R (m, n).
+        factor: thin SVD of R (m, n).
         cross: K (n, k).
         covariance: Σ (k, k).
         whitener: of Σ.
@@ -116,14 +116,13 @@ def fit_layer(
         readout_gain: gain of a free linear read-out of the same features.
         weight_decay: λ.
     """
-    svd = thin_svd(factor)
     root = whitener.root  # R W Σ T has the norm of R W Σ^½ on the features' range
-    target = modes = whitened_modes(svd, cross, whitener)
-    used = factor @ weight @ root
-    best = _unpenalised(svd, modes, whitener)
+    target = modes = whitened_modes(factor, cross, whitener)
+    used = factor.matrix @ weight @ root
+    best = _unpenalised(factor, modes, whitener)
     if weight_decay > 0:
-        best = optimal_weight(svd, cross, covariance, weight_decay)
-        target = factor @ best @ root
+        best = optimal_weight(factor, cross, covariance, weight_decay)
+        target = factor.matrix @ best @ root
     available = 0.5 * modes.square().sum().item()
     gap_weight = 0.5 * (used - modes).square().sum().item()
     lost = readout_gain - available

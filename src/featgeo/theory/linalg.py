@@ -32,8 +32,8 @@ class Whitener:
         tolerance: the relative cut-off that decided r.
         accumulated: precision in which Σ was summed.
         scale: standard deviations (k,); a feature of variance zero takes no part.
-        lower: Cholesky factor of the correlation matrix of the live features, where it has full rank; else
-        eigen: its eigenvalues (r,) and eigenvectors (·, r) above the cut-off.
+        lower: Cholesky factor of the covariance of the live features, where it has full rank; else
+        eigen: eigenvalues (r,) and eigenvectors (·, r) of their correlation matrix above the cut-off.
     """
 
     rank: int
@@ -43,28 +43,40 @@ class Whitener:
     lower: Tensor | None = None
     eigen: tuple[Tensor, Tensor] | None = None
 
-    @property
-    def _live(self) -> Tensor:
-        return self.scale > 0
+    @cached_property
+    def _dead(self) -> bool:
+        return not bool(self.scale.all())
+
+    def _live(self, rows: Tensor) -> Tensor:
+        return rows[:, self.scale > 0] if self._dead else rows
+
+    def _full(self, rows: Tensor) -> Tensor:
+        """Rows over all features (m, k) of rows over the live ones."""
+        if not self._dead:
+            return rows
+        full = rows.new_zeros(len(rows), len(self.scale))
+        full[:, self.scale > 0] = rows
+        return full
+
+    @cached_property
+    def _axes(self) -> tuple[Tensor, Tensor]:
+        """Standard deviations of the live features, and the eigenvectors over the roots of their eigenvalues."""
+        assert self.eigen is not None
+        return self.scale[self.scale > 0], self.eigen[1] / self.eigen[0].sqrt()
 
     def white(self, rows: Tensor) -> Tensor:
         """Rows T (m, r) of rows (m, k): a cross-covariance with the features becomes one with white features."""
-        scaled = rows[:, self._live] / self.scale[self._live]
         if self.lower is not None:
-            return torch.linalg.solve_triangular(self.lower, scaled.T, upper=False).T
-        assert self.eigen is not None
-        return scaled @ (self.eigen[1] / self.eigen[0].sqrt())
+            return torch.linalg.solve_triangular(self.lower, self._live(rows).T, upper=False).T
+        scale, axes = self._axes
+        return self._live(rows) / scale @ axes
 
     def back(self, rows: Tensor) -> Tensor:
         """Rows Tᵀ (m, k) of rows (m, r): weights on white features become weights on the features."""
         if self.lower is not None:
-            weights = torch.linalg.solve_triangular(self.lower.T, rows.T, upper=True).T
-        else:
-            assert self.eigen is not None
-            weights = rows @ (self.eigen[1] / self.eigen[0].sqrt()).T
-        full = rows.new_zeros(len(rows), len(self.scale))
-        full[:, self._live] = weights / self.scale[self._live]
-        return full
+            return self._full(torch.linalg.solve_triangular(self.lower.T, rows.T, upper=True).T)
+        scale, axes = self._axes
+        return self._full(rows @ axes.T / scale)
 
     @cached_property
     def transform(self) -> Tensor:
@@ -78,10 +90,8 @@ class Whitener:
             loadings = self.lower
         else:
             assert self.eigen is not None
-            loadings = self.eigen[1] * self.eigen[0].sqrt()
-        full = self.scale.new_zeros(len(self.scale), self.rank)
-        full[self._live] = loadings * self.scale[self._live][:, None]
-        return full
+            loadings = self.eigen[1] * self.eigen[0].sqrt() * self._axes[0][:, None]
+        return self._full(loadings.T).T
 
 
 def whiten(covariance: Tensor, accumulated: torch.dtype = torch.float64) -> Whitener:
@@ -97,29 +107,37 @@ def whiten(covariance: Tensor, accumulated: torch.dtype = torch.float64) -> Whit
     tolerance = rank_tolerance(len(sigma), accumulated)
     scale = sigma.diagonal().clamp_min(0).sqrt()
     live = scale > 0
-    correlation = (sigma if live.all() else sigma[live][:, live]) / scale[live].outer(scale[live])
-    lower = _certain_cholesky(correlation, tolerance)
+    alive, spread = (sigma, scale) if live.all() else (sigma[live][:, live], scale[live])
+    lower = _certain_cholesky(alive, spread, tolerance)
     if lower is not None:
         return Whitener(len(lower), tolerance, accumulated, scale, lower=lower)
-    values, vectors = torch.linalg.eigh(correlation)
+    values, vectors = torch.linalg.eigh(alive / spread.outer(spread))
     keep = values > tolerance * values.max().clamp_min(0) if len(values) else values > 0
     return Whitener(int(keep.sum()), tolerance, accumulated, scale, eigen=(values[keep], vectors[:, keep]))
 
 
-def _certain_cholesky(matrix: Tensor, tolerance: float) -> Tensor | None:
-    """The Cholesky factor of a matrix that clearly has full rank, else None.
+def _certain_cholesky(sigma: Tensor, scale: Tensor, tolerance: float) -> Tensor | None:
+    """The Cholesky factor of a covariance whose correlation matrix clearly has full rank, else None.
 
-    Clearly: its smallest eigenvalue, estimated by inverse iteration, is ten times above the cut-off that the rank
-    rule would set (its Frobenius norm bounds the largest).
+    Clearly: the smallest eigenvalue of the correlation matrix, estimated by inverse iteration, is ten times above the
+    cut-off that the rank rule would set (its Frobenius norm bounds the largest). Neither the factorisation nor its
+    rounding depends on the features' units, so the correlation matrix itself need not be formed.
+
+    Args:
+        sigma: Σ (k, k).
+        scale: standard deviations (k,), all positive.
+        tolerance: of the rank rule.
     """
-    lower, failed = torch.linalg.cholesky_ex(matrix)
-    if failed.item() or not len(matrix):
+    lower, failed = torch.linalg.cholesky_ex(sigma)
+    if failed.item() or not len(sigma):
         return None
-    vector, growth = torch.cos(torch.arange(len(lower)).to(lower))[:, None], 0.0
+    vector, growth = torch.cos(torch.arange(len(lower)).to(lower)), 0.0
     for _ in range(INVERSE_STEPS):
-        vector = torch.cholesky_solve(vector / vector.norm(), lower)
+        vector = scale * torch.cholesky_solve((scale * vector / vector.norm())[:, None], lower)[:, 0]
         growth = vector.norm().item()
-    return lower if growth * 10 * tolerance * matrix.norm().item() < 1 else None
+    precision = scale.square().reciprocal()
+    largest = (sigma.square() @ precision @ precision).sqrt().item()
+    return lower if growth * 10 * tolerance * largest < 1 else None
 
 
 def psd_factor(matrix: Tensor) -> tuple[Tensor, float]:
@@ -145,6 +163,11 @@ class ThinSVD:
     left: Tensor
     values: Tensor
     right: Tensor
+
+    @property
+    def matrix(self) -> Tensor:
+        """R (m, n), without what lies below the rank rule."""
+        return (self.left * self.values) @ self.right.T
 
     @property
     def pseudo_inverse(self) -> Tensor:
