@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
@@ -147,6 +148,7 @@ def analyze(
     return find(report)
 
 
+@cache
 def _version() -> str:
     """The installed version, where featgeo is installed rather than on the path."""
     try:

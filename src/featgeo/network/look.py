@@ -230,7 +230,7 @@ def locality(outlook: Outlook, stand: Stand) -> float:
     seen = stand.metric @ linear
     actual = outlook.whitener.white(stand.metric @ outlook.moments.cross_covariance[:width])
     outputs = outlook.pair.covariance[:width, :width]
-    spread = torch.einsum("ij,jk,ik->", stand.metric, outputs, stand.metric).sqrt()
+    spread = (stand.metric @ outputs * stand.metric).sum().sqrt()
     tail = (seen * actual).sum() / (seen.norm() * spread)
     if not seen.norm() * spread > 0:
         return float(spread == seen.norm())  # a constant network is linear; else one of the two sees nothing

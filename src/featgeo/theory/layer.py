@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from featgeo.theory.linalg import ThinSVD, Whitener, solve_ridge, whiten
+from featgeo.theory.linalg import ThinSVD, Whitener, cholesky_solve, solve_ridge, whiten
 
 UNSEEN = 2e-6  # variance of z, relative to its largest, about which a direction is told from none (float32's rank rule)
 REFINEMENTS = (
@@ -184,7 +184,7 @@ def average_tail(
     spread = spread.to(torch.float64)
     jacobian = _regress(whitened @ spread.T, gram) if wide else _regress(whitened, gram) @ spread.T
     explained = (metric @ jacobian @ spread).square().sum().item()
-    total = torch.einsum("ij,jk,ik->", metric, outputs, metric).item()
+    total = (metric @ outputs * metric).sum().item()
     return AverageTail(jacobian, min(1.0, explained / total) if total > 0 else 1.0)
 
 
@@ -194,5 +194,5 @@ def _regress(cross: Tensor, gram: Tensor) -> Tensor:
     root = torch.linalg.cholesky(gram + ridge * torch.eye(len(gram)).to(gram))
     found = torch.zeros_like(cross)
     for _ in range(REFINEMENTS):
-        found = found + torch.cholesky_solve((cross - found @ gram).T, root).T
+        found = found + cholesky_solve(root, (cross - found @ gram).T).T
     return found

@@ -131,13 +131,20 @@ def _certain_cholesky(sigma: Tensor, scale: Tensor, tolerance: float) -> Tensor 
     lower, failed = torch.linalg.cholesky_ex(sigma)
     if failed.item() or not len(sigma):
         return None
-    vector, growth = torch.cos(torch.arange(len(lower)).to(lower)), 0.0
+    vector, growth = torch.cos(torch.arange(len(lower)).to(lower))[:, None], 0.0
+    column = scale[:, None]
     for _ in range(INVERSE_STEPS):
-        vector = scale * torch.cholesky_solve((scale * vector / vector.norm())[:, None], lower)[:, 0]
+        vector = column * cholesky_solve(lower, column * vector / vector.norm())
         growth = vector.norm().item()
     precision = scale.square().reciprocal()
     largest = (sigma.square() @ precision @ precision).sqrt().item()
     return lower if growth * 10 * tolerance * largest < 1 else None
+
+
+def cholesky_solve(lower: Tensor, right: Tensor) -> Tensor:
+    """(L Lᵀ)⁻¹ right (k, m) by two triangular solves: for few columns several times faster than torch's solver."""
+    half = torch.linalg.solve_triangular(lower, right, upper=False)
+    return torch.linalg.solve_triangular(lower.T, half, upper=True)
 
 
 def psd_factor(matrix: Tensor) -> tuple[Tensor, float]:
