@@ -12,11 +12,15 @@ from featgeo.theory.local import LocalProblem, Solution
 from featgeo.theory.problem import local_problem
 
 if TYPE_CHECKING:
+    from featgeo.apply.compress import compress
+    from featgeo.apply.compression import Compression, load_compressed
+    from featgeo.apply.widths import suggest_widths
     from featgeo.tables.modes import ModalDecomposition
     from featgeo.tables.multiple import MultipleModalDecomposition
     from featgeo.tables.pairs import pair_dependence
 
 __all__ = [
+    "Compression",
     "FeatgeoError",
     "FeatgeoWarning",
     "Finding",
@@ -30,15 +34,22 @@ __all__ = [
     "Tracker",
     "View",
     "analyze",
+    "compress",
+    "load_compressed",
     "local_problem",
     "pair_dependence",
+    "suggest_widths",
 ]
 __version__ = "0.1.0"
 
 _LATER = {
+    "Compression": "apply.compression",
     "ModalDecomposition": "tables.modes",
     "MultipleModalDecomposition": "tables.multiple",
+    "compress": "apply.compress",
+    "load_compressed": "apply.compression",
     "pair_dependence": "tables.pairs",
+    "suggest_widths": "apply.widths",
 }
 
 

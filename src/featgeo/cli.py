@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from featgeo.apply.compress import compress as run_compress
 from featgeo.data.files import read_pair
 from featgeo.demo import demo as run_demo
 from featgeo.errors import FeatgeoError, FeatgeoWarning
@@ -111,6 +112,48 @@ def modes(
             raise FeatgeoError("components", repr(components), "Pass a whole number or 'significant'.")
         count = int(components)
     run_modes(path, rows, columns, count, out, missing, console=console)  # type: ignore[arg-type]
+
+
+@app.command(
+    epilog="Example: featgeo compress mypackage.models:build --weights w.safetensors --data data.npz --budget 0.5"
+)
+def compress(
+    model: Annotated[str, typer.Argument(help="package.module:factory, a function that returns the model.")],
+    data: Annotated[Path, typer.Option(help=".npz with arrays 'inputs' and 'targets', or a .npy of inputs.")],
+    targets: Annotated[Path | None, typer.Option(help=".npy of targets, beside a .npy of inputs.")] = None,
+    loss: Annotated[str, typer.Option(help="cross_entropy, mse, bce or poisson.")] = "cross_entropy",
+    weights: Annotated[Path | None, typer.Option(help="A .safetensors file or a plain state dict.")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Share of the parameters of the layers (0.5), or a whole number for the whole model."
+        ),
+    ] = None,
+    max_loss_increase: Annotated[
+        float | None, typer.Option(help="Instead: how much larger the loss may be.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples per forward pass.", min=1)] = 256,
+    out: Annotated[Path, typer.Option(help="Where the smaller model goes.")] = Path("compressed.safetensors"),
+) -> None:
+    """Make your own model smaller: thin layers in place of wide ones, chosen by what they do to the loss."""
+    sys.path.insert(0, str(Path.cwd()))
+    share: float | int | None = None
+    if budget is not None:
+        try:
+            share = int(budget) if budget.isdigit() else float(budget)
+        except ValueError as error:
+            raise FeatgeoError("budget", repr(budget), "Pass a share such as 0.5, or a number.") from error
+    found = run_compress(
+        load_model(model, weights),
+        read_pair(data, targets),
+        loss,
+        budget=share,
+        max_loss_increase=max_loss_increase,
+        batch_size=batch_size,
+        progress=sys.stderr.isatty(),
+    )
+    console.print(str(found), soft_wrap=True, highlight=False, markup=False)
+    _written(out, found.save)
 
 
 def _written(path: Path, write: Callable[[Path], Any]) -> None:

@@ -1,0 +1,230 @@
+"""The metric that the loss gives a layer's pre-activation, and what cutting each of its modes does to the loss.
+
+The metric is a Gauss-Newton one: H = E Σ_t J_tᵀ M J_t over samples and positions t, J_t = ∂g/∂z_t at the activations
+as they are, M the curvature of the loss in the outputs. With M at the output g itself it is right for small cuts, and
+blind where the network is sure of itself, which is where large cuts do their harm. A large cut moves the outputs
+towards their mean ḡ, so for it M is taken at ḡ + s (g - ḡ): for a softmax, at a higher temperature.
+
+What a cut does is then predicted with the tail linear and the loss exact, E[loss(g - Σ_cut a_i, y)] - E[loss(g, y)]
+where a_i = Σ_t J_t A_i B_i (f_t - μ) is what mode i contributes to the outputs: no Kronecker factors in it, and no
+quadratic in the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featgeo.apply.modes import Modes
+from featgeo.apply.positions import apply_rows, outputs_of, per_sample
+from featgeo.apply.survey import checked_targets, listening
+from featgeo.data.batches import Batches
+from featgeo.network.features import Layer
+from featgeo.network.sweep import Runner, forward_batch
+from featgeo.theory.losses import CanonicalLoss, Loss
+
+NEAR, FAR = 1.0, 0.25  # places s between the mean output and the output; docs/compress.md has the trial
+DENSE = 32  # outputs up to which every one of them is differentiated
+SKETCH = 16  # random directions per sample beyond
+
+
+def hessians(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    """∂²loss/∂g² (m, d, d) of every sample, in the outputs' dtype; only its positive part counts."""
+    if isinstance(loss, CanonicalLoss):
+        factors = torch.func.vmap(loss.factor)(outputs)
+        return factors.mT @ factors
+    with torch.enable_grad():
+        g = outputs.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(loss.values(g, targets).sum(), g, create_graph=True)
+        if not slope.requires_grad:
+            return outputs.new_zeros(*outputs.shape, outputs.shape[1])
+        rows = [torch.autograd.grad(slope[:, i].sum(), g, retain_graph=True)[0] for i in range(g.shape[1])]
+    return torch.stack(rows, 1).detach()
+
+
+def output_roots(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Rows R (m, c, d) with RᵀR the output metric of every sample; exact up to DENSE outputs, else a sketch."""
+    metric = hessians(loss, outputs, targets)
+    values, vectors = torch.linalg.eigh((metric + metric.mT) / 2)
+    roots = (vectors * values.clamp_min(0).sqrt()[:, None]).mT
+    if outputs.shape[1] <= DENSE:
+        return roots[:, (values.amax(0) > 1e-7 * values.max()).nonzero()[:, 0]]
+    signs = torch.randint(0, 2, (len(roots), SKETCH, roots.shape[1]), device=roots.device) * 2 - 1
+    return signs.to(roots) @ roots / SKETCH**0.5
+
+
+def share_of(data: Batches, samples: int, total: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """About so many samples, evenly from all batches: number of the batch, inputs, targets."""
+    step, offset = max(1, total // max(1, samples)), 0
+    for number, (inputs, targets) in enumerate(data):
+        chosen = slice((-offset) % step, None, step)
+        offset += len(inputs)
+        if len(inputs[chosen]):
+            yield number, inputs[chosen], targets[chosen]
+
+
+def linear_pass(
+    run: Runner, layers: dict[str, Layer], inputs: Tensor, number: int
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Outputs with their graph, and every layer's input and output in it."""
+    seen: dict[str, Tensor] = {}
+    made: dict[str, Tensor] = {}
+
+    def receive(name: str, x: Tensor, output: Tensor) -> Tensor:
+        seen[name] = x.detach()
+        made[name] = output if output.requires_grad else output.detach().requires_grad_()
+        return made[name].clone()  # what follows may work in place
+
+    with torch.enable_grad(), listening(layers, receive):
+        outputs = forward_batch(run, inputs, number)
+    return outputs, seen, made
+
+
+def gradients(outputs: Tensor, made: dict[str, Tensor], rows: Tensor) -> Iterator[dict[str, Tensor]]:
+    """For every column c of rows (m, c, d): name -> ∂⟨rows_c, g⟩/∂z."""
+    names = list(made)
+    for column in rows.unbind(1):
+        found = torch.autograd.grad(
+            outputs, [made[name] for name in names], column.to(outputs), retain_graph=True, allow_unused=True
+        )
+        yield {n: torch.zeros_like(made[n]) if g is None else g for n, g in zip(names, found, strict=True)}
+
+
+def metrics(
+    run: Runner,
+    data: Batches,
+    loss: Loss,
+    layers: dict[str, Layer],
+    centre: Tensor,
+    samples: int,
+    total: int,
+    place: float,
+) -> dict[str, Tensor]:
+    """H (n, n) of every layer, float64 on the CPU.
+
+    Args:
+        run: the model, in evaluation mode.
+        data: the batches.
+        loss: the loss.
+        layers: by name.
+        centre: ḡ (d,).
+        samples: how many samples to use, evenly from all batches.
+        total: how many there are.
+        place: s.
+    """
+    sums = {name: torch.zeros(0) for name in layers}
+    count = 0
+    for number, inputs, targets in share_of(data, samples, total):
+        outputs, _, made = linear_pass(run, layers, inputs, number)
+        free = outputs.detach()
+        middle = centre.to(free)
+        roots = output_roots(loss, middle + place * (free - middle), checked_targets(loss, targets, free))
+        for found in gradients(outputs, made, roots):
+            for name, slope in found.items():
+                rows = outputs_of(layers[name], slope)
+                product = (rows.T @ rows).to(torch.float64)
+                sums[name] = product if not sums[name].numel() else sums[name] + product
+        count += len(free)
+    return {name: (matrix / count).cpu() for name, matrix in sums.items()}
+
+
+@dataclass
+class _Batch:
+    """One batch for predictions: outputs, targets, their losses, and the rows (m, c, d) to differentiate along."""
+
+    outputs: Tensor
+    targets: Tensor
+    losses: Tensor
+    rows: Tensor
+    exact: bool
+
+    @classmethod
+    def of(cls, loss: Loss, outputs: Tensor, targets: Tensor) -> _Batch:
+        losses, width = loss.values(outputs, targets), outputs.shape[1]
+        if width <= DENSE:
+            unit = torch.eye(width).to(outputs)
+            return cls(outputs, targets, losses, unit.expand(len(outputs), -1, -1), True)
+        with torch.enable_grad():
+            g = outputs.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(loss.values(g, targets).sum(), g)
+        rows = torch.cat([slope[:, None], output_roots(loss, outputs, targets)], 1)
+        return cls(outputs, targets, losses, rows, False)
+
+    def increase(self, loss: Loss, cut: Tensor) -> Tensor:
+        """Sum over samples of what the loss gains where `cut` (m, c) is taken off; its quadratic in a sketch."""
+        if self.exact:
+            return (loss.values(self.outputs - cut, self.targets) - self.losses).sum(dtype=torch.float64)
+        return (0.5 * cut[:, 1:].square().sum(1) - cut[:, 0]).sum(dtype=torch.float64)
+
+
+def _cuts(
+    run: Runner,
+    data: Batches,
+    loss: Loss,
+    layers: dict[str, Layer],
+    modes: dict[str, Modes],
+    samples: int,
+    total: int,
+) -> Iterator[tuple[_Batch, dict[str, Tensor]]]:
+    """Batch by batch, what cutting each layer to rank 0..ρ takes off the outputs, along its rows (m, ρ + 1, c)."""
+    for number, inputs, targets in share_of(data, samples, total):
+        outputs, seen, made = linear_pass(run, layers, inputs, number)
+        free = outputs.detach()
+        batch = _Batch.of(loss, free, checked_targets(loss, targets, free))
+        inner = {}
+        for name, layer in layers.items():
+            first, mean = modes[name].first, modes[name].mean
+            inner[name] = apply_rows(layer, first.to(free), seen[name].to(free)) - (first @ mean).to(free)
+        effects: dict[str, list[Tensor]] = {name: [] for name in layers}
+        for found in gradients(outputs, made, batch.rows):
+            for name, slope in found.items():
+                outer = per_sample(layers[name], slope.to(free)) @ modes[name].second.to(free)
+                effects[name].append((outer * inner[name]).sum(1))
+        cuts = {}
+        for name, columns in effects.items():
+            each = torch.stack(columns, 2)
+            cuts[name] = torch.cat([each.flip(1).cumsum(1).flip(1), torch.zeros_like(each[:, :1])], 1)
+        yield batch, cuts
+
+
+def curves(
+    run: Runner,
+    data: Batches,
+    loss: Loss,
+    layers: dict[str, Layer],
+    modes: dict[str, Modes],
+    samples: int,
+    total: int,
+) -> dict[str, Tensor]:
+    """Predicted increase of the loss for every layer cut alone to rank 0..ρ: name -> (ρ + 1,)."""
+    sums: dict[str, Tensor] = {}
+    count = 0
+    for batch, cuts in _cuts(run, data, loss, layers, modes, samples, total):
+        for name, cut in cuts.items():
+            found = torch.stack([batch.increase(loss, at_rank) for at_rank in cut.unbind(1)])
+            sums[name] = sums[name] + found if name in sums else found
+        count += len(batch.outputs)
+    return {name: (value / count).cpu() for name, value in sums.items()}
+
+
+def joint_increase(
+    run: Runner,
+    data: Batches,
+    loss: Loss,
+    layers: dict[str, Layer],
+    modes: dict[str, Modes],
+    ranks: dict[str, int],
+    samples: int,
+    total: int,
+) -> float:
+    """Predicted increase of the loss for these layers cut together to these ranks."""
+    chosen = {name: layers[name] for name in ranks}
+    summed, count = 0.0, 0
+    for batch, cuts in _cuts(run, data, loss, chosen, modes, samples, total):
+        together = torch.stack([cut[:, ranks[name]] for name, cut in cuts.items()]).sum(0)
+        summed += batch.increase(loss, together).item()
+        count += len(batch.outputs)
+    return summed / count

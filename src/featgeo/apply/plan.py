@@ -1,0 +1,177 @@
+"""Before anything is cut: what each layer's modes are and what cutting them is predicted to cost."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from featgeo.apply.budget import Option, allocate
+from featgeo.apply.curvature import FAR, NEAR, curves, metrics
+from featgeo.apply.factor import dense_cost, find_layers, largest_rank, thin_cost, unplaceable
+from featgeo.apply.modes import Metric, Modes, ridged
+from featgeo.apply.survey import Survey, survey
+from featgeo.data.batches import Batches
+from featgeo.errors import FeatgeoError
+from featgeo.network.features import Layer
+from featgeo.network.sweep import Runner, runner_of
+from featgeo.network.taps import weight_matrix
+from featgeo.theory.linalg import Whitener, whiten
+from featgeo.theory.losses import Loss
+
+PLACES = {"near": NEAR, "far": FAR}
+RIDGE = 0.5  # weight of keeping pre-activations as they are, against the loss's metric
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """One metric's view of all layers.
+
+    Attributes:
+        roots: name -> metric.
+        modes: name -> modes in it.
+        curves: name -> predicted increase of the loss at rank 0..ρ, alone, with the tail linear and the loss exact.
+    """
+
+    roots: dict[str, Metric]
+    modes: dict[str, Modes]
+    curves: dict[str, Tensor]
+
+    def options(self, layers: dict[str, Layer], quadratic: bool = False) -> dict[str, list[Option]]:
+        """What each layer may become, with what that is predicted to cost."""
+        found = {}
+        for name, layer in layers.items():
+            curve = self.modes[name].tails if quadratic else self.curves[name]
+            top = min(largest_rank(layer), len(curve) - 1)
+            found[name] = [
+                Option(thin_cost(layer, rank), curve[rank].item(), rank) for rank in range(1, top + 1)
+            ]
+            found[name].append(Option(dense_cost(layer), 0.0, None))
+        return found
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A model surveyed for compression.
+
+    Attributes:
+        model: a copy in evaluation mode, left alone from here on.
+        run: it as a function of inputs.
+        data: the batches.
+        loss: the loss.
+        layers: those that can be cut, in the order in which they are called.
+        found: the survey.
+        samples: how many samples derivatives are taken on.
+        outlooks: near and far.
+    """
+
+    model: nn.Module
+    run: Runner
+    data: Batches
+    loss: Loss
+    layers: dict[str, Layer]
+    found: Survey
+    samples: int
+    outlooks: dict[str, Outlook]
+
+    @property
+    def total(self) -> int:
+        """Parameters of the layers considered."""
+        return sum(dense_cost(layer) for layer in self.layers.values())
+
+    @property
+    def least(self) -> int:
+        """Fewest parameters that they can have."""
+        outlook = next(iter(self.outlooks.values()))
+        return sum(min(o.cost for o in options) for options in outlook.options(self.layers).values())
+
+    def candidates(self, budget: int) -> Iterator[tuple[str, dict[str, int | None]]]:
+        """Metric and ranks, the likeliest first: by the linear tail's prediction, and by the metric's own quadratic."""
+        seen = []
+        for quadratic in (False, True):
+            for name, outlook in self.outlooks.items():
+                chosen = allocate(outlook.options(self.layers, quadratic), budget)
+                ranks = {layer: option.rank for layer, option in chosen.items()}
+                if (name, ranks) not in seen:
+                    seen.append((name, ranks))
+                    yield name, ranks
+
+
+def working_copy(model: nn.Module) -> nn.Module:
+    """A copy whose gradients are forgotten.
+
+    Raises:
+        FeatgeoError: where the model is none or cannot be copied.
+    """
+    if not isinstance(model, nn.Module):
+        raise FeatgeoError("model", f"a {type(model).__name__}", "Pass a torch.nn.Module.")
+    try:
+        made = copy.deepcopy(model)
+    except Exception as error:  # a user's module may hold anything
+        raise FeatgeoError(
+            "model", f"{type(error).__name__} when it was copied: {error}", "Make it fit for copy.deepcopy."
+        ) from error
+    made.zero_grad(set_to_none=True)
+    return made
+
+
+def candidates_of(model: nn.Module, only: list[str] | None) -> tuple[dict[str, Layer], dict[str, str]]:
+    """The layers that may be cut and the others' reasons.
+
+    Raises:
+        FeatgeoError: where there is none of the first.
+    """
+    layers, skipped = find_layers(model, only)
+    if not layers:
+        raise FeatgeoError(
+            "model", "no Linear or Conv layer that can be cut", f"Skipped: {skipped or 'nothing'}."
+        )
+    return layers, skipped
+
+
+def look(
+    model: nn.Module,
+    data: Batches,
+    loss: Loss,
+    only: list[str] | None = None,
+    samples: int = 1024,
+    places: dict[str, float] | None = None,
+    progress: bool = False,
+) -> tuple[Plan, dict[str, str]]:
+    """Survey a working copy; call it inside :func:`featgeo.network.keep.undisturbed`.
+
+    Returns:
+        The plan, and why each other layer is skipped.
+    """
+    layers, skipped = candidates_of(model, only)
+    run = runner_of(model)
+    found = survey(run, data, loss, layers, progress)
+    skipped |= found.skipped
+    layers = {name: layers[name] for name in found.moments}
+    probe = next(iter(data))[0][:2]
+    skipped |= (broken := unplaceable(model, layers, run, probe))
+    layers = {name: layer for name, layer in layers.items() if name not in broken}
+    if not layers:
+        raise FeatgeoError("model", "no layer that can be cut", f"Skipped: {skipped}.")
+    outlooks = {}
+    whiteners = {n: whiten(found.moments[n].covariance, found.precisions[n]) for n in layers}
+    for name, place in (places or PLACES).items():
+        matrices = metrics(run, data, loss, layers, found.outputs, samples, found.samples, place)
+        roots, modes = {}, {}
+        for layer_name, layer in layers.items():
+            roots[layer_name], modes[layer_name] = modes_of(
+                layer, matrices[layer_name], whiteners[layer_name], found.moments[layer_name].mean
+            )
+        predicted = curves(run, data, loss, layers, modes, samples, found.samples)
+        outlooks[name] = Outlook(roots, modes, predicted)
+    return Plan(model, run, data, loss, layers, found, samples, outlooks), skipped
+
+
+def modes_of(layer: Layer, matrix: Tensor, whitener: Whitener, mean: Tensor) -> tuple[Metric, Modes]:
+    """The layer's metric, leaning on its pre-activations, and its modes there."""
+    weight, bias = weight_matrix(layer)
+    loadings = weight @ whitener.root
+    metric = Metric.of(ridged(matrix, loadings @ loadings.T, RIDGE))
+    return metric, Modes.of(loadings, metric, whitener, weight @ mean + bias, mean)

@@ -1,0 +1,156 @@
+"""A look at the model and the data before anything is cut: loss, moments, who is called how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from featgeo.apply.positions import rows_of
+from featgeo.data.batches import Batches
+from featgeo.data.moments import Companion, Moments, MomentStream
+from featgeo.errors import FeatgeoError
+from featgeo.network.features import Layer
+from featgeo.network.sweep import Runner, forward_batch
+from featgeo.theory.losses import Loss
+
+Receive = Callable[[str, Tensor, Tensor], Tensor | None]  # name, input, output -> what goes on in its place
+
+
+@contextmanager
+def listening(layers: Mapping[str, nn.Module], receive: Receive) -> Iterator[None]:
+    """Hand every call's input and output to ``receive``, whose answer, where it gives one, goes on instead."""
+
+    def hook_for(name: str) -> Callable[..., Tensor | None]:
+        def hook(_m: nn.Module, arguments: Any, keywords: dict[str, Any], output: Tensor) -> Tensor | None:
+            return receive(name, arguments[0] if arguments else keywords["input"], output)
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            stack.callback(layer.register_forward_hook(hook_for(name), with_kwargs=True).remove)
+        yield
+
+
+class Enough(Exception):
+    """Ends a forward pass of which nothing more is wanted."""
+
+
+def no_companion(rows: Tensor) -> Companion:
+    """Where only the moments of the rows themselves are wanted."""
+    nothing = rows.new_zeros(0)
+    return Companion(rows.new_ones(len(rows), 1), nothing, nothing)
+
+
+@dataclass
+class Survey:
+    """What one pass found.
+
+    Attributes:
+        loss: mean loss.
+        samples: how many.
+        outputs: mean output (d,).
+        moments: name -> moments of the features at every position, in the order in which layers are called.
+        precisions: name -> dtype in which they were summed.
+        skipped: name -> why a layer cannot be cut.
+        readout: the layer whose output is the model's, if there is one.
+    """
+
+    loss: float = 0.0
+    samples: int = 0
+    outputs: Tensor = field(default_factory=lambda: torch.zeros(0))
+    moments: dict[str, Moments] = field(default_factory=dict)
+    precisions: dict[str, torch.dtype] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    readout: str | None = None
+
+
+def same(made: Tensor, outputs: Tensor) -> bool:
+    """Whether a layer's output is the model's, entry by entry."""
+    return made.shape == outputs.shape and torch.equal(made.to(outputs), outputs)
+
+
+def checked_targets(loss: Loss, targets: Tensor, outputs: Tensor) -> Tensor:
+    """Targets as the loss wants them, where the outputs are."""
+    return loss.check(targets.to(outputs.device), outputs.shape[1])
+
+
+def survey(
+    run: Runner, data: Batches, loss: Loss, layers: dict[str, Layer], progress: bool = False
+) -> Survey:
+    """Run the model once over the data."""
+    found, total = Survey(), 0.0
+    streams = {name: MomentStream(f"layer '{name}'") for name in layers}
+    calls: dict[str, int] = {}
+    order: dict[str, None] = {}
+    most, least = dict.fromkeys(layers, 0), dict.fromkeys(layers, 1 << 30)
+    size = 0
+    last: tuple[str, Tensor, int] = ("", torch.zeros(0), 0)
+    readouts = set(layers)
+
+    def receive(name: str, x: Tensor, output: Tensor) -> None:
+        nonlocal last
+        order.setdefault(name)
+        last = name, output, output._version
+        calls[name] = calls.get(name, 0) + 1
+        layer = layers[name]
+        axes = None if isinstance(layer, nn.Linear) else 2 + len(layer.kernel_size)
+        if len(x) != size or len(output) != size or x.ndim != (axes or x.ndim):
+            found.skipped.setdefault(name, "its input has not one row per sample")
+        elif calls[name] == 1:
+            for rows in rows_of(layer, x):
+                streams[name].add(streams[name].centre(rows)[0], no_companion(rows))
+
+    with listening(layers, receive):
+        for number, (inputs, targets) in enumerate(
+            tqdm(data, total=len(data) or None, desc="survey", unit="batch", disable=not progress)
+        ):
+            calls.clear()
+            size = len(inputs)
+            outputs = forward_batch(run, inputs, number)
+            total += (
+                loss.values(outputs, checked_targets(loss, targets, outputs)).sum(dtype=torch.float64).item()
+            )
+            summed = outputs.sum(0, dtype=torch.float64)
+            found.outputs = summed if number == 0 else found.outputs + summed
+            found.samples += size
+            answering, made, version = last
+            untouched = made._version == version and same(made, outputs)  # else changed in place afterwards
+            readouts &= {answering} if untouched and isinstance(layers.get(answering), nn.Linear) else set()
+            for name in layers:
+                called = calls.get(name, 0)
+                most[name], least[name] = max(most[name], called), min(least[name], called)
+    found.readout = next(iter(readouts - set(found.skipped)), None)
+    for name in layers:
+        if most[name] == 0:
+            found.skipped[name] = "never called in the forward pass"
+        elif most[name] > 1:
+            found.skipped[name] = f"called {most[name]} times in one forward pass (shared)"
+        elif least[name] == 0:
+            found.skipped[name] = "called for some batches only"
+    for name in order:
+        if name not in found.skipped:
+            found.moments[name] = streams[name].result().to("cpu")
+            found.precisions[name] = streams[name].precision
+    found.loss, found.outputs = total / found.samples, found.outputs / found.samples
+    if not torch.isfinite(found.outputs).all() or found.loss != found.loss:
+        raise FeatgeoError(
+            "model", "NaN or infinite outputs on these data", "Check the weights and the inputs."
+        )
+    return found
+
+
+def measure(run: Runner, data: Batches, loss: Loss) -> float:
+    """Mean loss over the data."""
+    total, samples = 0.0, 0
+    for number, (inputs, targets) in enumerate(data):
+        outputs = forward_batch(run, inputs, number)
+        total += loss.values(outputs, checked_targets(loss, targets, outputs)).sum(dtype=torch.float64).item()
+        samples += len(outputs)
+    return total / samples
