@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import featgeo as fg
 from featgeo.apply.factor import find_layers
-from featgeo.network.taps import weight_matrix
+from featgeo.network.layers import weight_matrix
 
 from .networks import cnn, digits, loss_of, mlp
 

@@ -15,8 +15,8 @@ from featgeo.apply.curvature import curves, hessians, joint_increase, metrics
 from featgeo.apply.plan import modes_of
 from featgeo.apply.survey import survey
 from featgeo.data.batches import Batches
-from featgeo.network.sweep import runner_of
-from featgeo.network.taps import weight_matrix
+from featgeo.network.layers import weight_matrix
+from featgeo.network.run import runner_of
 from featgeo.theory.linalg import whiten
 from featgeo.theory.named import resolve_loss
 

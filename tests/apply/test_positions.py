@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from featgeo.apply import positions
 from featgeo.apply.factor import Thin, dense_cost, filled, largest_rank, thin_cost
-from featgeo.apply.positions import apply_rows, outputs_of, patches, per_sample, rows_of
-from featgeo.network.taps import weight_matrix
+from featgeo.apply.positions import per_sample
+from featgeo.network.layers import weight_matrix
 
 LAYERS: list[tuple[Any, tuple[int, ...]]] = [
     (nn.Linear(5, 7), (3, 5)),
@@ -25,15 +26,25 @@ LAYERS: list[tuple[Any, tuple[int, ...]]] = [
 
 
 @pytest.mark.parametrize(("layer", "shape"), LAYERS)
-def test_rows_times_weight_are_the_output(layer: Any, shape: tuple[int, ...]) -> None:
+def test_rows_times_weight_are_the_output(
+    layer: Any, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     layer, x = layer.double(), torch.randn(shape, dtype=torch.float64)
     weight, bias = weight_matrix(layer)
-    output = layer(x)
-    rows = torch.cat(list(rows_of(layer, x)))
-    assert torch.allclose(rows @ weight.T + bias, outputs_of(layer, output))
-    assert torch.allclose(apply_rows(layer, weight, x) + bias, per_sample(layer, output))
-    if not isinstance(layer, nn.Linear):
-        assert torch.allclose(patches(layer, x).flatten(0, 1), rows)
+    output = per_sample(layer, layer(x))
+    for entries in (positions.ENTRIES, 1):  # in one block, and sample by sample
+        monkeypatch.setattr(positions, "ENTRIES", entries)
+        for rows, part in positions.rows_of(layer, x):
+            assert torch.allclose(rows @ weight.T + bias, output[part].flatten(0, 1))
+
+
+def test_padding_is_left_out() -> None:
+    layer, x = nn.Linear(5, 7), torch.randn(3, 4, 5)
+    keep = torch.tensor([[True] * 4, [True, False, True, False], [False] * 4])
+    ((rows, _),) = positions.rows_of(layer, x, keep)
+    assert torch.equal(rows, x[keep])
+    ((rows, _),) = positions.rows_of(layer, x[:, 0], keep)  # one row per sample: the mask is not about it
+    assert torch.equal(rows, x[:, 0])
 
 
 @pytest.mark.parametrize(("layer", "shape"), LAYERS)

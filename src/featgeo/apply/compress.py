@@ -20,7 +20,8 @@ from featgeo.apply.survey import measure
 from featgeo.data.batches import Batches
 from featgeo.errors import FeatgeoError, FeatgeoWarning
 from featgeo.network.keep import undisturbed
-from featgeo.network.sweep import runner_of
+from featgeo.network.run import runner_of
+from featgeo.network.select import Layers
 from featgeo.theory.named import LossLike, resolve_loss
 
 
@@ -31,7 +32,7 @@ def compress(
     *,
     budget: float | int | None = None,
     max_loss_increase: float | None = None,
-    layers: list[str] | None = None,
+    layers: Layers = None,
     refit: bool = True,
     search: bool = True,
     samples: int = 1024,
@@ -49,12 +50,13 @@ def compress(
     Args:
         model: any module that maps a batch of inputs to outputs (m, d).
         data: a re-iterable of (inputs, targets), or a pair of tensors or arrays: training data, passed several times.
+            Padding is left out where a mapping of inputs says so (`attention_mask`).
         loss: a name, a torch.nn loss, or a callable (outputs, targets) -> per-sample values.
         budget: a share in (0, 1] of the parameters of the layers considered (biases included), as a float; or the
             parameters of the whole compressed model, as an int.
         max_loss_increase: instead, the smallest model found whose mean loss on these data is larger by no more (loss
             units).
-        layers: names of the layers to consider; all by default.
+        layers: names, patterns, classes or predicates of the layers to consider; all by default.
         refit: whether the layers are refitted as earlier ones are cut, and the last to the original's answers.
         search: whether to build the model under each of the metrics and allocations and keep the best on these data
             (at most four); otherwise the likeliest one only.

@@ -1,6 +1,6 @@
 """What is left of the layers after earlier ones were cut: each is refitted in closed form to what it used to compute.
 
-Layer by layer in the order of the forward pass, the whole network says what a layer's pre-activation z was, the cut
+Dense by layer in the order of the forward pass, the whole network says what a layer's pre-activation z was, the cut
 network what its features f' have become; the layer's new weights are the regression of z on f', of full rank where it
 stays dense, and of its rank in the loss's metric where it is cut (:class:`featgeo.apply.modes.Modes`). Everything comes
 from second moments of (z, f'), in one pass of both networks for each group of layers.
@@ -8,63 +8,64 @@ from second moments of (z, f'), in one pass of both networks for each group of l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from featgeo.apply.factor import Thin, filled, set_dense, swap
+from featgeo.apply.factor import Dense, Thin, filled, set_dense, swap
 from featgeo.apply.modes import Metric, Modes
-from featgeo.apply.positions import outputs_of, rows_of
-from featgeo.apply.survey import Enough, Receive, listening
+from featgeo.apply.positions import kept_rows, per_sample, rows_of
+from featgeo.apply.survey import Enough
 from featgeo.data.batches import Batches
+from featgeo.data.inputs import position_mask
 from featgeo.data.moments import Companion, Moments, MomentStream
-from featgeo.network.features import Layer
-from featgeo.network.sweep import Runner, runner_of
-from featgeo.network.taps import weight_matrix
+from featgeo.network.layers import weight_matrix
+from featgeo.network.run import Runner, runner_of
+from featgeo.network.taps import Look, tapping
 from featgeo.theory.linalg import whiten
 
 PRIOR = 1e-3  # weight of the old weights against the data, in units of every feature's variance
 
 
 def paired_moments(
-    whole: nn.Module, cut: nn.Module, data: Batches, layers: dict[str, Layer]
+    whole: nn.Module, cut: nn.Module, data: Batches, layers: dict[str, Dense]
 ) -> dict[str, tuple[Moments, torch.dtype]]:
     """Moments of each layer's features in the cut network with its outputs in the whole one as companion."""
     streams = {name: MomentStream(f"layer '{name}'") for name in layers}
     sides = {name: MomentStream(f"outputs of layer '{name}'") for name in layers}
     targets: dict[str, Tensor] = {}
+    keep: Tensor | None = None
 
-    def keep(name: str, _x: Tensor, output: Tensor) -> None:
-        targets[name] = outputs_of(layers[name], output)
+    def read(name: str, _x: Tensor, output: Tensor) -> None:
+        targets[name] = per_sample(layers[name], output)
         if len(targets) == len(layers):
             raise Enough
 
     def count(name: str, x: Tensor, _output: Tensor) -> None:
-        start = 0
-        for rows in rows_of(layers[name], x):
-            centred, shift = sides[name].centre(targets[name][start : start + len(rows)])
+        for rows, part in rows_of(layers[name], x, keep):
+            wanted = kept_rows(targets[name][part], None if keep is None else keep[part])
+            centred, shift = sides[name].centre(wanted)
             streams[name].add(streams[name].centre(rows)[0], Companion.of(centred, shift))
-            start += len(rows)
         del targets[name]
         if not targets:
             raise Enough
 
-    mine = {name: cut.get_submodule(name) for name in layers}
-    passes: list[tuple[Runner, Mapping[str, nn.Module], Receive]] = [
-        (runner_of(whole), layers, keep),
+    mine: dict[str, Dense] = {name: cut.get_submodule(name) for name in layers}  # type: ignore[misc]
+    passes: list[tuple[Runner, dict[str, Dense], Look]] = [
+        (runner_of(whole), layers, read),
         (runner_of(cut), mine, count),
     ]
     for inputs, _ in data:
-        for run, hooked, receive in passes:
-            with suppress(Enough), listening(hooked, receive):
+        keep = position_mask(inputs)
+        for run, hooked, look in passes:
+            with suppress(Enough), tapping(hooked, look):
                 run(inputs)
     return {name: (stream.result().to("cpu"), stream.precision) for name, stream in streams.items()}
 
 
-def refit(layer: Layer, moments: Moments, precision: torch.dtype, metric: Metric) -> Modes:
+def refit(layer: Dense, moments: Moments, precision: torch.dtype, metric: Metric) -> Modes:
     """The modes of the regression of the layer's old outputs on its new features, leaning on its old weights."""
     weight, _ = weight_matrix(layer)
     lean = PRIOR * moments.covariance.diagonal()
@@ -73,7 +74,7 @@ def refit(layer: Layer, moments: Moments, precision: torch.dtype, metric: Metric
     return Modes.of(cross, metric, whitener, moments.companion, moments.mean)
 
 
-def regression(layer: Layer, moments: Moments, precision: torch.dtype) -> tuple[Tensor, Tensor]:
+def regression(layer: Dense, moments: Moments, precision: torch.dtype) -> tuple[Tensor, Tensor]:
     """Weight and bias of the same regression at full rank; through the origin where the layer has no bias."""
     weight, _ = weight_matrix(layer)
     covariance, cross = moments.covariance, moments.cross_covariance
@@ -95,7 +96,7 @@ def groups_of(names: list[str], stages: int) -> list[list[str]]:
 def cut_in_turn(
     whole: nn.Module,
     data: Batches,
-    layers: dict[str, Layer],
+    layers: dict[str, Dense],
     roots: dict[str, Metric],
     ranks: dict[str, int | None],
     cut: nn.Module,
@@ -126,7 +127,7 @@ def cut_in_turn(
                 swap(cut, name, filled(layer, refit(layer, *found[name], roots[name]).thin(rank)))
 
 
-def truncate(cut: nn.Module, layers: dict[str, Layer], thin: dict[str, Thin]) -> None:
+def truncate(cut: nn.Module, layers: dict[str, Dense], thin: dict[str, Thin]) -> None:
     """Put thin layers in place without looking at the data again."""
     for name, factors in thin.items():
         swap(cut, name, filled(layers[name], factors))

@@ -14,16 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 
 import torch
 from torch import Tensor
 
+from featgeo.apply.factor import Dense
 from featgeo.apply.modes import Modes
-from featgeo.apply.positions import apply_rows, outputs_of, per_sample
-from featgeo.apply.survey import checked_targets, listening
+from featgeo.apply.positions import per_sample
+from featgeo.apply.survey import checked_targets
 from featgeo.data.batches import Batches
-from featgeo.network.features import Layer
-from featgeo.network.sweep import Runner, forward_batch
+from featgeo.data.inputs import Inputs, by_sample
+from featgeo.network.layers import respond
+from featgeo.network.run import Runner, forward_batch
+from featgeo.network.taps import tapping
 from featgeo.theory.losses import CanonicalLoss, Loss
 
 NEAR, FAR = 1.0, 0.25  # places s between the mean output and the output; docs/compress.md has the trial
@@ -56,18 +60,18 @@ def output_roots(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
     return signs.to(roots) @ roots / SKETCH**0.5
 
 
-def share_of(data: Batches, samples: int, total: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+def share_of(data: Batches, samples: int, total: int) -> Iterator[tuple[int, Inputs, Tensor]]:
     """About so many samples, evenly from all batches: number of the batch, inputs, targets."""
     step, offset = max(1, total // max(1, samples)), 0
     for number, (inputs, targets) in enumerate(data):
         chosen = slice((-offset) % step, None, step)
-        offset += len(inputs)
-        if len(inputs[chosen]):
-            yield number, inputs[chosen], targets[chosen]
+        offset += len(targets)
+        if len(targets[chosen]):
+            yield number, by_sample(inputs, itemgetter(chosen)), targets[chosen]
 
 
 def linear_pass(
-    run: Runner, layers: dict[str, Layer], inputs: Tensor, number: int
+    run: Runner, layers: dict[str, Dense], inputs: Inputs, number: int
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """Outputs with their graph, and every layer's input and output in it."""
     seen: dict[str, Tensor] = {}
@@ -78,7 +82,7 @@ def linear_pass(
         made[name] = output if output.requires_grad else output.detach().requires_grad_()
         return made[name].clone()  # what follows may work in place
 
-    with torch.enable_grad(), listening(layers, receive):
+    with torch.enable_grad(), tapping(layers, receive):
         outputs = forward_batch(run, inputs, number)
     return outputs, seen, made
 
@@ -97,7 +101,7 @@ def metrics(
     run: Runner,
     data: Batches,
     loss: Loss,
-    layers: dict[str, Layer],
+    layers: dict[str, Dense],
     centre: Tensor,
     samples: int,
     total: int,
@@ -124,7 +128,7 @@ def metrics(
         roots = output_roots(loss, middle + place * (free - middle), checked_targets(loss, targets, free))
         for found in gradients(outputs, made, roots):
             for name, slope in found.items():
-                rows = outputs_of(layers[name], slope)
+                rows = per_sample(layers[name], slope).flatten(0, 1)
                 product = (rows.T @ rows).to(torch.float64)
                 sums[name] = product if not sums[name].numel() else sums[name] + product
         count += len(free)
@@ -164,7 +168,7 @@ def _cuts(
     run: Runner,
     data: Batches,
     loss: Loss,
-    layers: dict[str, Layer],
+    layers: dict[str, Dense],
     modes: dict[str, Modes],
     samples: int,
     total: int,
@@ -177,7 +181,8 @@ def _cuts(
         inner = {}
         for name, layer in layers.items():
             first, mean = modes[name].first, modes[name].mean
-            inner[name] = apply_rows(layer, first.to(free), seen[name].to(free)) - (first @ mean).to(free)
+            read = respond(layer, seen[name].to(free), first, seen[name])
+            inner[name] = per_sample(layer, read) - (first @ mean).to(free)
         effects: dict[str, list[Tensor]] = {name: [] for name in layers}
         for found in gradients(outputs, made, batch.rows):
             for name, slope in found.items():
@@ -194,7 +199,7 @@ def curves(
     run: Runner,
     data: Batches,
     loss: Loss,
-    layers: dict[str, Layer],
+    layers: dict[str, Dense],
     modes: dict[str, Modes],
     samples: int,
     total: int,
@@ -214,7 +219,7 @@ def joint_increase(
     run: Runner,
     data: Batches,
     loss: Loss,
-    layers: dict[str, Layer],
+    layers: dict[str, Dense],
     modes: dict[str, Modes],
     ranks: dict[str, int],
     samples: int,

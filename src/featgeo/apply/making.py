@@ -14,7 +14,7 @@ from featgeo.apply.factor import dense_cost, thin_cost
 from featgeo.apply.plan import Plan
 from featgeo.apply.readout import refit_readout
 from featgeo.apply.survey import measure
-from featgeo.network.sweep import runner_of
+from featgeo.network.run import runner_of
 from featgeo.theory.losses import CanonicalLoss
 
 TRIALS = 7  # budgets tried to meet a limit of the loss

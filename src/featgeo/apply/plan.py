@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from featgeo.apply.budget import Option, allocate
 from featgeo.apply.curvature import FAR, NEAR, curves, metrics
-from featgeo.apply.factor import dense_cost, find_layers, largest_rank, thin_cost, unplaceable
+from featgeo.apply.factor import Dense, dense_cost, find_layers, largest_rank, thin_cost, unplaceable
 from featgeo.apply.modes import Metric, Modes, ridged
 from featgeo.apply.survey import Survey, survey
 from featgeo.data.batches import Batches
+from featgeo.data.inputs import by_sample
 from featgeo.errors import FeatgeoError
-from featgeo.network.features import Layer
-from featgeo.network.sweep import Runner, runner_of
-from featgeo.network.taps import weight_matrix
+from featgeo.network.layers import weight_matrix
+from featgeo.network.run import Runner, runner_of
+from featgeo.network.select import Layers
 from featgeo.theory.linalg import Whitener, whiten
 from featgeo.theory.losses import Loss
 
@@ -39,7 +40,7 @@ class Outlook:
     modes: dict[str, Modes]
     curves: dict[str, Tensor]
 
-    def options(self, layers: dict[str, Layer], quadratic: bool = False) -> dict[str, list[Option]]:
+    def options(self, layers: dict[str, Dense], quadratic: bool = False) -> dict[str, list[Option]]:
         """What each layer may become, with what that is predicted to cost."""
         found = {}
         for name, layer in layers.items():
@@ -71,7 +72,7 @@ class Plan:
     run: Runner
     data: Batches
     loss: Loss
-    layers: dict[str, Layer]
+    layers: dict[str, Dense]
     found: Survey
     samples: int
     outlooks: dict[str, Outlook]
@@ -117,7 +118,7 @@ def working_copy(model: nn.Module) -> nn.Module:
     return made
 
 
-def candidates_of(model: nn.Module, only: list[str] | None) -> tuple[dict[str, Layer], dict[str, str]]:
+def candidates_of(model: nn.Module, only: Layers) -> tuple[dict[str, Dense], dict[str, str]]:
     """The layers that may be cut and the others' reasons.
 
     Raises:
@@ -135,7 +136,7 @@ def look(
     model: nn.Module,
     data: Batches,
     loss: Loss,
-    only: list[str] | None = None,
+    only: Layers = None,
     samples: int = 1024,
     places: dict[str, float] | None = None,
     progress: bool = False,
@@ -150,7 +151,7 @@ def look(
     found = survey(run, data, loss, layers, progress)
     skipped |= found.skipped
     layers = {name: layers[name] for name in found.moments}
-    probe = next(iter(data))[0][:2]
+    probe = by_sample(next(iter(data))[0], lambda part: part[:2])
     skipped |= (broken := unplaceable(model, layers, run, probe))
     layers = {name: layer for name, layer in layers.items() if name not in broken}
     if not layers:
@@ -169,7 +170,7 @@ def look(
     return Plan(model, run, data, loss, layers, found, samples, outlooks), skipped
 
 
-def modes_of(layer: Layer, matrix: Tensor, whitener: Whitener, mean: Tensor) -> tuple[Metric, Modes]:
+def modes_of(layer: Dense, matrix: Tensor, whitener: Whitener, mean: Tensor) -> tuple[Metric, Modes]:
     """The layer's metric, leaning on its pre-activations, and its modes there."""
     weight, bias = weight_matrix(layer)
     loadings = weight @ whitener.root

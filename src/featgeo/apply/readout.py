@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from featgeo.apply.survey import listening
 from featgeo.data.batches import Batches
 from featgeo.data.moments import Moments
-from featgeo.network.sweep import forward_batch, runner_of
+from featgeo.network.run import forward_batch, runner_of
+from featgeo.network.taps import tapping
 from featgeo.theory.linalg import whiten
 from featgeo.theory.losses import CanonicalLoss
 
@@ -34,7 +34,7 @@ def _features(whole: nn.Module, cut: nn.Module, last: nn.Linear, data: Batches) 
     kept = 0
     for number, (inputs, _) in enumerate(data):
         answers.append(forward_batch(run_whole, inputs, number).cpu())
-        with listening({"": last}, keep):
+        with tapping({"": last}, keep):
             forward_batch(run_cut, inputs, number)
         kept += rows[-1].numel()
         if kept > ENTRIES:

@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from featgeo.apply.factor import Dense
 from featgeo.apply.positions import rows_of
 from featgeo.data.batches import Batches
+from featgeo.data.inputs import position_mask, sample_count
 from featgeo.data.moments import Companion, Moments, MomentStream
 from featgeo.errors import FeatgeoError
-from featgeo.network.features import Layer
-from featgeo.network.sweep import Runner, forward_batch
+from featgeo.network.run import Runner, forward_batch
+from featgeo.network.taps import tapping
 from featgeo.theory.losses import Loss
-
-Receive = Callable[[str, Tensor, Tensor], Tensor | None]  # name, input, output -> what goes on in its place
-
-
-@contextmanager
-def listening(layers: Mapping[str, nn.Module], receive: Receive) -> Iterator[None]:
-    """Hand every call's input and output to ``receive``, whose answer, where it gives one, goes on instead."""
-
-    def hook_for(name: str) -> Callable[..., Tensor | None]:
-        def hook(_m: nn.Module, arguments: Any, keywords: dict[str, Any], output: Tensor) -> Tensor | None:
-            return receive(name, arguments[0] if arguments else keywords["input"], output)
-
-        return hook
-
-    with ExitStack() as stack:
-        for name, layer in layers.items():
-            stack.callback(layer.register_forward_hook(hook_for(name), with_kwargs=True).remove)
-        yield
 
 
 class Enough(Exception):
@@ -82,7 +63,7 @@ def checked_targets(loss: Loss, targets: Tensor, outputs: Tensor) -> Tensor:
 
 
 def survey(
-    run: Runner, data: Batches, loss: Loss, layers: dict[str, Layer], progress: bool = False
+    run: Runner, data: Batches, loss: Loss, layers: dict[str, Dense], progress: bool = False
 ) -> Survey:
     """Run the model once over the data."""
     found, total = Survey(), 0.0
@@ -90,7 +71,7 @@ def survey(
     calls: dict[str, int] = {}
     order: dict[str, None] = {}
     most, least = dict.fromkeys(layers, 0), dict.fromkeys(layers, 1 << 30)
-    size = 0
+    size, keep = 0, None
     last: tuple[str, Tensor, int] = ("", torch.zeros(0), 0)
     readouts = set(layers)
 
@@ -104,15 +85,15 @@ def survey(
         if len(x) != size or len(output) != size or x.ndim != (axes or x.ndim):
             found.skipped.setdefault(name, "its input has not one row per sample")
         elif calls[name] == 1:
-            for rows in rows_of(layer, x):
+            for rows, _ in rows_of(layer, x, keep):
                 streams[name].add(streams[name].centre(rows)[0], no_companion(rows))
 
-    with listening(layers, receive):
+    with tapping(layers, receive):
         for number, (inputs, targets) in enumerate(
             tqdm(data, total=len(data) or None, desc="survey", unit="batch", disable=not progress)
         ):
             calls.clear()
-            size = len(inputs)
+            size, keep = sample_count(inputs), position_mask(inputs)
             outputs = forward_batch(run, inputs, number)
             total += (
                 loss.values(outputs, checked_targets(loss, targets, outputs)).sum(dtype=torch.float64).item()

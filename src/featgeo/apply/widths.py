@@ -13,6 +13,7 @@ from featgeo.data.batches import Batches
 from featgeo.errors import FeatgeoError, FeatgeoWarning
 from featgeo.network.analyze import analyze
 from featgeo.network.keep import undisturbed
+from featgeo.network.select import Layers
 from featgeo.theory.named import LossLike, resolve_loss
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def suggest_widths(
     loss: LossLike = "cross_entropy",
     *,
     tolerance: float = 0.01,
-    layers: list[str] | None = None,
+    layers: Layers = None,
     samples: int = 1024,
     batch_size: int = 256,
     seed: int = 0,
@@ -44,7 +45,7 @@ def suggest_widths(
         data: a re-iterable of (inputs, targets), or a pair of tensors or arrays.
         loss: a name, a torch.nn loss, or a callable (outputs, targets) -> per-sample values.
         tolerance: allowed predicted increase of the loss, as a share of the loss.
-        layers: names of the layers to consider; all by default.
+        layers: names, patterns, classes or predicates of the layers to consider; all by default.
         samples: about how many samples derivatives are taken on.
         batch_size: for a pair of tensors.
         seed: of the sketch that stands for the outputs where there are more than 32.
