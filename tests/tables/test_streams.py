@@ -6,8 +6,9 @@ import pytest
 
 from featgeo.errors import FeatgeoError, FeatgeoWarning
 from featgeo.tables import streams
+from featgeo.tables.codes import MISSING_LABEL, factor
 from featgeo.tables.modes import ModalDecomposition
-from featgeo.tables.streams import MISSING_LABEL, PairCounts
+from featgeo.tables.streams import PairCounts
 from tests.tables.oracles import SMOKING
 
 
@@ -95,7 +96,7 @@ def test_merging_sparse_chunks_keeps_the_memory_of_the_distinct_pairs(monkeypatc
     for _ in range(30):
         x, y = rng.integers(0, 50, (2, 200_000))
         total += np.bincount(x * 50 + y, minlength=2500).reshape(50, 50)
-        counter.add(x, y)
+        counter.add(x, y, np.ones(len(x)))
     assert sum(len(keys) for keys in counter._keys) <= 2**22 + 250_000
     np.testing.assert_array_equal(counter.table()[0].toarray(), total)
 
@@ -131,6 +132,26 @@ def test_missing_values(nothing):
         ModalDecomposition(missing="error").fit_columns(x, y)
     with pytest.raises(FeatgeoError, match="Rename"):
         ModalDecomposition(missing="category").fit_columns([MISSING_LABEL, None, "a"], [1, 2, 2])
+
+
+def test_columns_of_shared_objects_are_counted_by_value():
+    rng = np.random.default_rng(0)
+    names = np.array(["a", "bb", None, "".join(["b", "b"]), 1.5, float("nan"), "z", "yy"], dtype=object)
+    assert names[1] is not names[3]
+    places = rng.integers(0, 6, 200_000)
+    places[150_000:] = rng.integers(0, 8, 50_000)  # two names that the first rows do not have
+    x, y = names[places], np.array(["u", "v"], dtype=object)[places % 2]
+    for column in (x, pd.Series(x, dtype=object), x[::-1][::-1], x.tolist()):
+        codes, labels = factor(column, "x")
+        expected = pd.factorize(x)
+        np.testing.assert_array_equal(codes, expected[0])
+        assert labels == list(expected[1]) == sorted(labels, key=labels.index)
+    fit = ModalDecomposition(n_components=1).fit_columns(x, y)
+    np.testing.assert_array_equal(
+        fit.table_.counts, pd.crosstab(pd.Series(x), pd.Series(y)).loc[fit.row_labels_]
+    )
+    different = np.array([f"{i % 7}" for i in range(20_000)], dtype=object)  # no two are one object
+    np.testing.assert_array_equal(factor(different, "x")[0], np.arange(20_000) % 7)
 
 
 def test_unobserved_levels_of_a_categorical_are_empty_rows():

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from featgeo.tables.counts import Array
+from featgeo.tables.counts import Array, Table
+from featgeo.tables.operator import dependence
 
 
 class Geometry:
@@ -21,8 +22,25 @@ class Geometry:
     column_functions_: Array
     row_masses_: Array
     column_masses_: Array
-    row_inertia_: Array
-    column_inertia_: Array
+    table_: Table
+    _inertias: tuple[Array, Array] | None
+
+    @property
+    def row_inertia_(self) -> Array:
+        """Of each row (rows,); they add up to the inertia."""
+        return self._side_inertias()[0]
+
+    @property
+    def column_inertia_(self) -> Array:
+        """Of each column (columns,)."""
+        return self._side_inertias()[1]
+
+    def _side_inertias(self) -> tuple[Array, Array]:
+        """A pass over the table when they are first asked for, kept until the next fit."""
+        if self._inertias is None:
+            rows, columns = dependence(self.table_).side_inertias
+            self._inertias = self.table_.rows.restore(rows), self.table_.columns.restore(columns)
+        return self._inertias
 
     @property
     def row_coordinates_(self) -> Array:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from featgeo.errors import FeatgeoError
-from featgeo.tables.streams import MISSING_LABEL, Codes, factor, order_labels
+from featgeo.tables.codes import MISSING_LABEL, Codes, factor, order_labels
 
 Edges = NDArray[np.float64]
 

@@ -211,6 +211,7 @@ class ModalDecomposition(
             count = count_modes(table, self.n_components)
             triples = singular_triples(b, count, self.solver, not table.excluded, random_state)
         self._seen = counts
+        self._inertias = None
         self.table_: Table = table
         self.total_ = table.total
         self.warnings_ = table.warnings
@@ -220,8 +221,8 @@ class ModalDecomposition(
         self.local_information_ = 0.5 * b.inertia
         self.correlations_ = np.minimum(triples.values, 1.0)
         self.n_components_ = len(self.correlations_)
-        self._keep_side("row", table.rows, triples.rows, b.row_inertia)
-        self._keep_side("column", table.columns, triples.columns, b.column_inertia)
+        self._keep_side("row", table.rows, triples.rows)
+        self._keep_side("column", table.columns, triples.columns)
         self.row_labels_, self.column_labels_ = table.rows.labels, table.columns.labels
         self.explained_inertia_ratio_ = self.correlations_**2 / (b.inertia or 1.0)
         return self
@@ -240,9 +241,8 @@ class ModalDecomposition(
                 return Triples(triples.values[:found], triples.rows[:, :found], triples.columns[:, :found])
             count = min(table.max_rank, 4 * count)
 
-    def _keep_side(self, name: str, margin: Margin, vectors: Array, inertia: Array) -> None:
+    def _keep_side(self, name: str, margin: Margin, vectors: Array) -> None:
         setattr(self, f"{name}_functions_", margin.restore(vectors / np.sqrt(margin.mass)[:, None]))
-        setattr(self, f"{name}_inertia_", margin.restore(inertia))
         setattr(self, f"{name}_masses_", margin.restore(margin.mass))
 
     # -- new rows and columns ------------------------------------------------------------------------------------------

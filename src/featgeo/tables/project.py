@@ -16,9 +16,9 @@ from scipy import sparse
 from sklearn.utils.validation import validate_data
 
 from featgeo.errors import FeatgeoError, FeatgeoWarning
+from featgeo.tables.codes import MISSING_LABEL, factor
 from featgeo.tables.counts import Array, Labels, check_entries, is_sparse
 from featgeo.tables.geometry import squared_cosines
-from featgeo.tables.streams import MISSING_LABEL, factor
 
 Axis = Literal["rows", "columns"]
 

@@ -1,9 +1,11 @@
 """Leading singular triples of B.
 
-Three roads. ``dense``: LAPACK on B (sparse tables: on the smaller Gram matrix), all modes, including those of
+Four roads. ``dense``: LAPACK on B (sparse tables: on the smaller Gram matrix), all modes, including those of
 correlation zero. ``arpack``: implicitly restarted Lanczos (scipy's eigsh) on the smaller of BᵀB and BBᵀ to machine
-precision; a sparse table is only ever multiplied with vectors. ``randomized``: scikit-learn's randomised SVD (Halko,
-Martinsson, Tropp, SIAM Review 53(2), 2011), block products of bounded number, exact only where the spectrum decays.
+precision; a sparse table is only ever multiplied with vectors, and one vector at a time suits it best. ``lanczos``: the
+same with blocks of vectors (:mod:`featgeo.tables.lanczos`), which suit a dense B. ``randomized``: scikit-learn's
+randomised SVD (Halko, Martinsson, Tropp, SIAM Review 53(2), 2011), block products of bounded number, exact only where
+the spectrum decays.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ from sklearn.utils.extmath import randomized_svd
 
 from featgeo.errors import FeatgeoError
 from featgeo.tables.counts import DENSE_LIMIT, Array, Table
+from featgeo.tables.lanczos import BLOCK, basis_size, leading_eigenvectors
 from featgeo.tables.operator import Dependence
 
-Solver = Literal["auto", "dense", "arpack", "randomized"]
-SOLVERS = ("auto", "dense", "arpack", "randomized")
+Solver = Literal["auto", "dense", "lanczos", "arpack", "randomized"]
+SOLVERS = ("auto", "dense", "lanczos", "arpack", "randomized")
 SMALL = 300  # smaller side up to which LAPACK on the whole of B is as fast as Lanczos
 LIFT = 1e-6  # least height of the trivial mode: far above rounding, which is all that an independent table's B holds
 ROUNDING = 1e-28  # of an inertia
@@ -76,7 +79,8 @@ def choose_solver(b: Dependence, count: int, solver: Solver) -> Solver:
             "Pass a smaller n_components.",
         )
     few = 8 * (count + 1) < small
-    chosen = solver if solver != "auto" else "arpack" if small > SMALL and few else "dense"
+    iterative: Solver = "arpack" if b.sparse else "lanczos"
+    chosen = solver if solver != "auto" else iterative if small > SMALL and few else "dense"
     if chosen == "dense" and b.sparse and 24 * small**2 > DENSE_LIMIT:
         raise FeatgeoError(
             "n_components",
@@ -96,14 +100,25 @@ def singular_triples(b: Dependence, count: int, solver: Solver, centred: bool, r
         centred: whether B √c = 0 and Bᵀ √r = 0 (no category excluded).
         random_state: a numpy RandomState: the start vector or the test matrix.
     """
-    if b.shape[0] < b.shape[1]:
+    # Lanczos works on the columns: of a sparse table the shorter side, of a dense one that of contiguous rows.
+    if (b.shape[0] < b.shape[1]) if b.sparse else not b.matrix.flags.c_contiguous:
         turned = singular_triples(b.T, count, solver, centred, random_state)
         return fix_signs(Triples(turned.values, turned.columns, turned.rows))
     chosen = choose_solver(b, count, solver)
-    if chosen == "arpack" and count >= b.shape[1] - 1:
+    least = {"lanczos": basis_size(count) + BLOCK + 2, "arpack": count + 2}
+    if b.shape[1] < least.get(chosen, 0):
         chosen = "dense"  # Lanczos cannot give the whole spectrum
+    if chosen in least and b.inertia < ROUNDING:
+        raise FeatgeoError(
+            "X", "rows and columns that are exactly independent", "There are no modes to be found."
+        )
     if chosen == "dense":
         triples = _gram_dense(b, count, centred) if b.sparse else _dense(b, count, centred)
+    elif chosen == "lanczos":
+        null = (
+            b.root_columns[:, None] / np.linalg.norm(b.root_columns) if centred else np.empty((b.shape[1], 0))
+        )
+        triples = _from_right(b, leading_eigenvectors(b.gram_times, null, count, random_state))
     elif chosen == "arpack":
         triples = _arpack(b, count, random_state)
     else:
@@ -113,10 +128,11 @@ def singular_triples(b: Dependence, count: int, solver: Solver, centred: bool, r
 
 def fix_signs(triples: Triples) -> Triples:
     """Each mode's largest entry (in absolute value) among the row vectors made positive; the first of equals counts."""
-    size = np.abs(triples.rows)
-    first = np.argmax(size >= (1 - SIGN_TIES) * size.max(axis=0), axis=0)
-    signs = np.where(triples.rows[first, np.arange(size.shape[1])] < 0, -1.0, 1.0)
-    return Triples(triples.values, triples.rows * signs, triples.columns * signs)
+    rows = triples.rows
+    near = (1 - SIGN_TIES) * np.maximum(rows.max(axis=0), -rows.min(axis=0))
+    first = np.argmax((rows >= near) | (rows <= -near), axis=0)
+    signs = np.where(rows[first, np.arange(rows.shape[1])] < 0, -1.0, 1.0)
+    return Triples(triples.values, rows * signs, triples.columns * signs)
 
 
 def _dense(b: Dependence, count: int, centred: bool) -> Triples:
@@ -147,10 +163,6 @@ def _gram_dense(b: Dependence, count: int, centred: bool) -> Triples:
 def _arpack(b: Dependence, count: int, random_state: Any) -> Triples:
     start = random_state.uniform(-1, 1, b.shape[1])
     start -= b.root_columns * (b.root_columns @ start) / (b.root_columns @ b.root_columns)
-    if b.inertia < ROUNDING:
-        raise FeatgeoError(
-            "X", "rows and columns that are exactly independent", "There are no modes to be found."
-        )
     try:
         _, right = eigsh(b.gram(), count, v0=start, tol=0)
     except ArpackError as error:
@@ -180,11 +192,13 @@ def _randomized(b: Dependence, count: int, random_state: Any) -> Triples:
 def _from_right(b: Dependence, right: Array) -> Triples:
     """Triples from right vectors. Left vectors of vanishing modes are completed, not divided by zero."""
     left = b.times(right)
-    values = np.linalg.norm(left, axis=0)  # not the root of an eigenvalue, which would halve the digits
+    values = np.sqrt(
+        np.einsum("ij,ij->j", left, left)
+    )  # not the root of an eigenvalue, which would halve the digits
     order = np.argsort(-values, kind="stable")
     left, values, right = left[:, order], values[order], right[:, order]
     sound = values > 1e-7 * max(values[0], np.finfo(float).tiny)
-    left[:, sound] /= values[sound]
+    left /= np.where(sound, values, 1.0)
     if not sound.all():
         known = np.column_stack([b.root_rows, left[:, sound]])
         filler = np.random.RandomState(0).standard_normal((len(left), int((~sound).sum())))

@@ -1,9 +1,8 @@
-"""From raw columns to a table: categories to codes, pairs to counts, chunk after chunk."""
+"""From raw columns to a table: pairs of categories to counts, chunk after chunk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Hashable
 from typing import Any, Literal
 
 import numpy as np
@@ -12,86 +11,13 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from featgeo.errors import FeatgeoError
+from featgeo.tables.codes import INTEGERS, MISSING_LABEL, Codes, factor_pair, order_labels
 from featgeo.tables.counts import Array, Labels
 
 Missing = Literal["drop", "category", "error"]
-MISSING_LABEL = "(missing)"
 DENSE_CELLS = 2**24  # tables up to this size are counted in one dense array
-BLOCK_ROWS = 2**16  # of short-ranged integers, so that what is made of them stays in the cache
-FEW = 2**12
-INTEGERS = [np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)][:-1]
-Codes = NDArray[np.int64]
-
-
-def factor(values: Any, argument: str) -> tuple[Codes, list[Hashable]]:
-    """Codes of a column, -1 where a value is missing, and the labels they stand for.
-
-    Labels come in order of appearance; those of a pandas categorical come in its own order, unobserved ones included.
-
-    Raises:
-        FeatgeoError: when the column is not one-dimensional, or its values cannot be categories.
-    """
-    dtype = getattr(values, "dtype", None)
-    if isinstance(dtype, pd.CategoricalDtype):
-        codes = values.cat.codes if isinstance(values, pd.Series) else values.codes
-        return np.asarray(codes, dtype=np.int64), list(dtype.categories)
-    column: Any = (
-        values
-        if isinstance(values, pd.Series | pd.Index | pd.api.extensions.ExtensionArray)
-        else _array(values)
-    )
-    if column.ndim != 1:
-        raise FeatgeoError(argument, f"shape {column.shape}", "Pass one column: a one-dimensional sequence.")
-    if isinstance(column, np.ndarray | pd.Series) and column.dtype in INTEGERS and len(column):
-        low, high = int(column.min()), int(column.max())
-        if high - low < min(len(column), DENSE_CELLS):
-            return _factor_range(np.asarray(column).astype(np.int64, copy=False) - low, low)
-    try:
-        found: tuple[Any, Any] = pd.factorize(column)
-    except TypeError as error:
-        raise FeatgeoError(
-            argument, f"values that cannot be categories ({error})", "Pass hashable values."
-        ) from error
-    return found[0].astype(np.int64, copy=False), pd.Index(found[1]).tolist()
-
-
-def _few_integers(values: Any) -> bool:
-    """Whether a column holds integers of a range so short that counting them block by block pays."""
-    plain = isinstance(values, np.ndarray | pd.Series) and values.ndim == 1 and values.dtype in INTEGERS
-    return plain and len(values) > 0 and int(values.max()) - int(values.min()) < FEW
-
-
-def _factor_range(offsets: Codes, low: int) -> tuple[Codes, list[Hashable]]:
-    """Codes of integers in a short range, by counting instead of hashing: three times as fast."""
-    seen = np.bincount(offsets) > 0
-    labels: list[Hashable] = [low + int(offset) for offset in np.flatnonzero(seen)]
-    return (offsets if seen.all() else (np.cumsum(seen) - 1)[offsets]), labels
-
-
-def _array(values: Any) -> NDArray[Any]:
-    """Sequences as arrays; a list keeps its values as they are (numpy would turn [1, 'a'] into strings)."""
-    if isinstance(values, np.ndarray):
-        return values.astype(object) if values.dtype.kind in "US" else values
-    if hasattr(values, "__array__"):
-        return np.asarray(values)
-    column = np.empty(len(values), dtype=object)
-    column[:] = list(values)
-    return column
-
-
-def factor_pair(x: Any, y: Any) -> tuple[tuple[Codes, list[Hashable]], tuple[Codes, list[Hashable]]]:
-    """Both columns at once: Arrow-backed and numeric columns release the interpreter's lock.
-
-    Raises:
-        FeatgeoError: columns of different lengths.
-    """
-    if len(x) != len(y):
-        raise FeatgeoError(
-            "x, y", f"columns of lengths {len(x):,} and {len(y):,}", "Pass columns of one length."
-        )
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.submit(factor, x, "x"), pool.submit(factor, y, "y")
-        return first.result(), second.result()
+FEW_CELLS = 2**19  # tables up to this size are counted block by block
+BLOCK_ROWS = 2**16  # of integers, so that what is made of them stays in the cache
 
 
 class PairCounts:
@@ -118,15 +44,9 @@ class PairCounts:
             FeatgeoError: columns or weights of different lengths, negative weights, missing values that are an error.
         """
         weight = None if sample_weight is None else _weights(sample_weight, len(x))
-        if len(x) == len(y) > 2 * BLOCK_ROWS and _few_integers(x) and _few_integers(y):
-            x, y = np.asarray(x), np.asarray(y)
-            for start in range(0, len(x), BLOCK_ROWS):
-                part = slice(start, start + BLOCK_ROWS)
-                self._add(x[part], y[part], None if weight is None else weight[part])
-        else:
-            self._add(x, y, weight)
-
-    def _add(self, x: Any, y: Any, weight: Array | None) -> None:
+        ranges = _ranges(x, y) if weight is None else None
+        if ranges is not None:  # count first, and add the different pairs with their counts
+            x, y, weight = _count_ranges(np.asarray(x), np.asarray(y), *ranges)
         pairs = factor_pair(x, y)
         for side, values in enumerate((x, y)):
             self._own_order[side] &= isinstance(getattr(values, "dtype", None), pd.CategoricalDtype)
@@ -237,21 +157,34 @@ def _weights(sample_weight: Any, size: int) -> Array:
     return weight
 
 
-def order_labels(labels: list[Hashable]) -> list[int]:
-    """Sorted by value; text that is all numbers, by those; what cannot be compared, by type and text; missing last."""
-    places = [i for i, label in enumerate(labels) if label != MISSING_LABEL]
-    absent = [i for i, label in enumerate(labels) if label == MISSING_LABEL]
-    rules: tuple[Callable[[Any], Any], ...] = (
-        float,
-        lambda label: label,
-        lambda label: (type(label).__name__, str(label)),
-    )
-    for rule in rules:
-        try:
-            return sorted(places, key=lambda i, rule=rule: rule(labels[i])) + absent  # type: ignore[misc]
-        except (TypeError, ValueError):
-            continue
-    raise AssertionError("names of types and text can always be compared")
+def _ranges(x: Any, y: Any) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Least value and range of two columns of integers, where counting them block by block pays."""
+    if not (len(x) == len(y) > 2 * BLOCK_ROWS):
+        return None
+    found = []
+    for values in (x, y):
+        if not (isinstance(values, np.ndarray | pd.Series) and values.ndim == 1 and values.dtype in INTEGERS):
+            return None
+        low = int(values.min())
+        found.append((low, int(values.max()) - low + 1))
+    return (found[0], found[1]) if found[0][1] * found[1][1] <= FEW_CELLS else None
+
+
+def _count_ranges(
+    x: NDArray[Any], y: NDArray[Any], rows: tuple[int, int], columns: tuple[int, int]
+) -> tuple[Codes, Codes, Array]:
+    """Different pairs of integers of known ranges (least value, size), and their counts."""
+    (top, height), (left, width) = rows, columns
+    counts = np.zeros(height * width, dtype=np.int64)
+    for start in range(0, len(x), BLOCK_ROWS):
+        keys = x[start : start + BLOCK_ROWS].astype(np.int64)
+        keys -= top
+        keys *= width
+        keys += y[start : start + BLOCK_ROWS]
+        keys -= left
+        counts += np.bincount(keys, minlength=len(counts))
+    cells = np.flatnonzero(counts)
+    return cells // width + top, cells % width + left, counts[cells].astype(np.float64)
 
 
 def _as_array(labels: list[Hashable]) -> Labels:
