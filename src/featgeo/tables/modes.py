@@ -47,7 +47,7 @@ class ModalDecomposition(
     Args:
         n_components: number of modes; None for all that the shape allows; "significant" for the leading ones whose
             p-value is at most `alpha` (counts only).
-        solver: "auto", "dense", "arpack" or "randomized"; see :mod:`featgeo.tables.solve`.
+        solver: "auto", "dense", "lanczos", "arpack" or "randomized"; see :mod:`featgeo.tables.solve`.
         missing: what `fit_columns` does with missing values: "drop" the pair, make them a "category", or "error".
         handle_unknown: categories that the fit has not seen are an "error" for `transform`, or "ignore": their counts
             are left out, and as labels they get the coordinates of the average, 0.
