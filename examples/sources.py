@@ -11,6 +11,8 @@ are in examples/requirements.txt (`make examples`). Every set and network keeps 
 import argparse
 
 from sources_data import (
+    Split,
+    Texts,
     adult,
     california_housing,
     census,
@@ -28,6 +30,7 @@ from sources_data import (
     protein,
 )
 from sources_networks import (
+    SentenceEncoder,
     crepe,
     declare_vision_operators,
     efficientnet_lite0,
@@ -40,6 +43,9 @@ from sources_packages import PACKAGES, Missing
 
 __all__ = [
     "Missing",
+    "SentenceEncoder",
+    "Split",
+    "Texts",
     "adult",
     "california_housing",
     "census",
