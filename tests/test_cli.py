@@ -129,6 +129,23 @@ def test_modes_prints_a_table_and_writes_a_page(
     assert run("modes", "people.csv", "--rows", "hair", "--columns", "shoes", monkeypatch=monkeypatch) == 2
 
 
+def test_score_ranks_files_and_the_layers_of_a_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels, labels = np.load(folder / "x.npy"), np.load(folder / "y.npy")
+    np.savez(folder / "half.npz", features=pixels[:, ::2], labels=labels)
+    files = ("data.npz", "half.npz", "--method", "crossfit", "--method", "logme")
+    assert run("score", *files, "--csv", "s.csv", "--plot", "s.png", monkeypatch=monkeypatch) == 0
+    assert (folder / "s.png").read_bytes()[:4] == b"\x89PNG"
+    names = [line.split(",")[0] for line in (folder / "s.csv").read_text().splitlines()]
+    assert names == ["features of", "data", "half"]
+    assert run("score", "data.npz", "--model", "usermodel:build", monkeypatch=monkeypatch) == 0
+    assert "(output)" in capsys.readouterr().out
+    np.savez(folder / "other.npz", features=pixels, labels=labels[::-1])
+    assert run("score", "data.npz", "other.npz", monkeypatch=monkeypatch) == 2
+    assert "same samples" in capsys.readouterr().err
+
+
 def test_help_names_the_verbs_with_an_example() -> None:
     def shown(*words: str) -> str:
         command = [sys.executable, "-c", "from featgeo.cli import main; main()", *words, "--help"]
@@ -137,6 +154,6 @@ def test_help_names_the_verbs_with_an_example() -> None:
         ).stdout
 
     top = shown()
-    for verb in ("demo", "analyze", "validate", "modes"):
+    for verb in ("demo", "analyze", "validate", "modes", "score"):
         assert verb in top
         assert "Example: featgeo" in shown(verb)

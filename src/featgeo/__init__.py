@@ -14,6 +14,10 @@ from featgeo.theory.problem import local_problem
 if TYPE_CHECKING:
     from featgeo.apply.compress import compress
     from featgeo.apply.compression import Compression, load_compressed
+    from featgeo.apply.layer_features import layer_features
+    from featgeo.apply.rank_features import rank_layers, rank_models
+    from featgeo.apply.ranking import Ranking
+    from featgeo.apply.transfer import TransferScore, transfer_score
     from featgeo.apply.widths import suggest_widths
     from featgeo.tables.modes import ModalDecomposition
     from featgeo.tables.multiple import MultipleModalDecomposition
@@ -29,16 +33,22 @@ __all__ = [
     "LocalProblem",
     "ModalDecomposition",
     "MultipleModalDecomposition",
+    "Ranking",
     "Report",
     "Solution",
     "Tracker",
+    "TransferScore",
     "View",
     "analyze",
     "compress",
+    "layer_features",
     "load_compressed",
     "local_problem",
     "pair_dependence",
+    "rank_layers",
+    "rank_models",
     "suggest_widths",
+    "transfer_score",
 ]
 __version__ = "0.1.0"
 
@@ -46,10 +56,16 @@ _LATER = {
     "Compression": "apply.compression",
     "ModalDecomposition": "tables.modes",
     "MultipleModalDecomposition": "tables.multiple",
+    "Ranking": "apply.ranking",
+    "TransferScore": "apply.transfer",
     "compress": "apply.compress",
+    "layer_features": "apply.layer_features",
     "load_compressed": "apply.compression",
     "pair_dependence": "tables.pairs",
+    "rank_layers": "apply.rank_features",
+    "rank_models": "apply.rank_features",
     "suggest_widths": "apply.widths",
+    "transfer_score": "apply.transfer",
 }
 
 

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from featgeo.apply.compress import compress as run_compress
+from featgeo.apply.rank_features import rank_layers, rank_models
 from featgeo.data.files import read_pair
 from featgeo.demo import demo as run_demo
 from featgeo.errors import FeatgeoError, FeatgeoWarning
@@ -154,6 +155,50 @@ def compress(
     )
     console.print(str(found), soft_wrap=True, highlight=False, markup=False)
     _written(out, found.save)
+
+
+@app.command(
+    epilog="Example: featgeo score resnet.npz vit.npz --method crossfit --method logme --plot scores.png"
+)
+def score(
+    data: Annotated[
+        list[Path], typer.Argument(help="One .npz a network: 'features' and 'labels'; or .npy of features.")
+    ],
+    targets: Annotated[Path | None, typer.Option(help=".npy of targets, beside .npy of features.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="package.module:factory; its layers are scored on one file of inputs.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="A .safetensors file or a plain state dict.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Of the score; can be repeated, the first ranks.")
+    ] = None,
+    loss: Annotated[str, typer.Option(help="cross_entropy, mse, bce or poisson.")] = "cross_entropy",
+    samples: Annotated[int | None, typer.Option(help="Score the first so many only.", min=2)] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the table.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a figure: .png, .svg or .pdf.")] = None,
+) -> None:
+    """Score features for a task, without training a head: networks, or the layers of one."""
+    methods = method or ["crossfit"]
+    pairs = {path.stem: read_pair(path, targets) for path in data}
+    if len(pairs) < len(data):
+        raise FeatgeoError("data", "two files of one name", "Give each network's file a name of its own.")
+    first = next(iter(pairs.values()))
+    if model is not None:
+        sys.path.insert(0, str(Path.cwd()))
+        if len(data) > 1:
+            raise FeatgeoError("data", f"{len(data)} files beside a model", "Pass one file of inputs.")
+        network = load_model(model, weights)
+        found = rank_layers(network, first, methods, loss=loss, samples=samples, progress=sys.stderr.isatty())
+    else:
+        for name, (_, other) in pairs.items():
+            if other.shape != first[1].shape or not bool((other == first[1]).all()):
+                raise FeatgeoError("data", f"other targets in {name}", "Score networks on the same samples.")
+        features = {name: inputs for name, (inputs, _) in pairs.items()}
+        found = rank_models(features, first, methods, loss=loss, samples=samples)
+    console.print(str(found), highlight=False, soft_wrap=True)
+    for path, write in ((csv, found.to_frame().to_csv), (plot, found.plot().savefig)):
+        if path is not None:
+            _written(path, write)
 
 
 def _written(path: Path, write: Callable[[Path], Any]) -> None:

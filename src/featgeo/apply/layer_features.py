@@ -87,7 +87,9 @@ def layer_features(
             skipped.setdefault(name, "called for some batches only" if name in rows else "never called")
     rows[OUTPUT] = rows.pop(OUTPUT)  # comes last
     features = {
-        name: torch.cat(_of_one_width(name, parts))[:samples] for name, parts in rows.items() if name not in skipped
+        name: torch.cat(_of_one_width(name, parts))[:samples]
+        for name, parts in rows.items()
+        if name not in skipped
     }
     return features, torch.cat(_of_one_width("targets", targets))[:samples], skipped
 

@@ -86,11 +86,11 @@ def transfer_score(
       covariance: ``½ min(k, |Y| - 1)`` for hard labels. In-sample: noise alone scores about ``½ (|Y| - 1) k / n``.
     - ``"adjusted"``: the gain less what noise would give on average, as in the adjusted R²; 0 where k >= n - 1.
     - ``"shrinkage"``: the H-score with Σ shrunk as by Ledoit and Wolf (Ibrahim et al. 2021), any loss, with the ½.
-    - ``"crossfit"``: the decrease of the local loss on samples left out, by a ridge head whose penalty is chosen by
-      generalised cross-validation. About 0 for noise however many features there are, and comparable across them.
+    - ``"crossfit"``: the decrease of the local loss on samples left out, by a ridge head with the penalty that
+      lowers it most. About 0 for noise however many features there are.
 
-    - ``"heldout"``: the decrease of the loss itself on samples left out, by that head times one number: for hard labels,
-      far from the local region, nearer to what a trained head reaches. For ``mse`` the same as "crossfit".
+    - ``"heldout"``: the decrease of the loss itself on samples left out, by that head times one number: for hard
+      labels, far from the local region, nearer to what a trained head reaches. Much the same as "crossfit" for ``mse``.
 
     Others, as their papers define them:
 
@@ -187,10 +187,9 @@ def _of_source(
     sample = make_sample(torch.arange(len(given)), targets, loss, outputs)
     classes = hard_labels(sample, method)
     given = given.to(classes.device)
-    if method == "leep":
-        estimate = leep(classes, given)
-    else:
-        estimate = nce(classes, given if labels else given.argmax(1))
+    estimate = (
+        leep(classes, given) if method == "leep" else nce(classes, given if labels else given.argmax(1))
+    )
     return _dressed(method, estimate, "nats", len(sample), 0, list(sample.notes))
 
 

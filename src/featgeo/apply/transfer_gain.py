@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -83,24 +84,34 @@ def _weighted(sample: Sample, keep: Tensor, factor: float, details: dict[str, fl
     return Estimate(value, standard_error(influence), ceiling(sample), details)
 
 
-def _metric_moves(sample: Sample, fitted: Tensor) -> Tensor:
-    """How the gain moves (n,) because every sample moves the Bayes action, and the metric with it.
+def _moves(sample: Sample, value: Callable[[CanonicalLoss, Tensor], Tensor]) -> Tensor:
+    """How a score moves (n,) because every sample moves the Bayes action, by dc = H⁺ (T(y) - T̄).
 
-    -½ tr(dH Cov(z)), where dH is the derivative of ∇²A along dc = H⁺ (T(y) - T̄). Zero for a square loss; losses without
-    a statistic have their metric taken as known.
+    Args:
+        sample: features and targets; losses without a statistic have action and metric taken as known.
+        value: the score as a function of the action, differentiable.
     """
+    nothing = torch.zeros(len(sample), dtype=torch.float64, device=sample.whitened.device)
     if not (isinstance(sample.risk, CanonicalRisk) and isinstance(sample.loss, CanonicalLoss)):
-        return torch.zeros(len(sample), dtype=torch.float64, device=fitted.device)
-    back = sample.back
-    spread = back @ (fitted.T @ fitted / len(sample)) @ back.T
+        return nothing
     with torch.enable_grad():
         action = sample.point.action.detach().clone().requires_grad_()
-        factor = sample.loss.factor(action)
-        curvature = (factor @ spread * factor).sum()
-        if not curvature.requires_grad:
-            return torch.zeros(len(sample), dtype=torch.float64, device=fitted.device)
-        (slope,) = torch.autograd.grad(curvature, action)
-    return -0.5 * sample.whitened @ (back.T @ slope)
+        found = value(sample.loss, action)
+        if not found.requires_grad:
+            return nothing
+        (slope,) = torch.autograd.grad(found, action)
+    return sample.whitened @ (sample.back.T @ slope)
+
+
+def _metric_moves(sample: Sample, fitted: Tensor) -> Tensor:
+    """How the gain of a head moves with the metric: -½ tr(dH Cov(z)); zero for a square loss."""
+    spread = sample.back @ (fitted.T @ fitted / len(sample)) @ sample.back.T
+
+    def value(loss: CanonicalLoss, action: Tensor) -> Tensor:
+        factor = loss.factor(action)
+        return -0.5 * (factor @ spread * factor).sum()
+
+    return _moves(sample, value)
 
 
 def crossfit(sample: Sample) -> Estimate:
@@ -123,5 +134,13 @@ def heldout(sample: Sample) -> Estimate:
         decrease = constant - sample.loss.values(point.action + trial * steps, targets)
         if decrease.mean() > best.mean():
             best, scale = decrease, trial
-    details = {"penalty": found.penalty, "scale": scale}
-    return Estimate(best.mean().item(), standard_error(best), math.inf, details)
+    heads = scale * found.unseen @ sample.point.factor  # H (z - c), which does not move with c
+
+    def value(loss: CanonicalLoss, action: Tensor) -> Tensor:
+        factor = loss.factor(action)
+        outputs = action + heads @ torch.linalg.pinv(factor.T @ factor, hermitian=True)
+        return -loss.values(outputs, targets).mean()
+
+    error = standard_error(best + _moves(sample, value)) if scale else 0.0
+    bound = constant.mean().item() if sample.loss.name in ("cross_entropy", "mse") else math.inf
+    return Estimate(best.mean().item(), error, bound, {"penalty": found.penalty, "scale": scale})
