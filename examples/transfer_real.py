@@ -31,10 +31,10 @@ def main() -> None:
         "MobileNetV2": (mobilenet, "classifier.1"),
         "pixels": torch.from_numpy(x[:SAMPLES]).flatten(1).float(),
     }
-    print(fg.rank_models(networks, (images, labels), (*METHODS, "leep", "nce"), batch_size=100))
+    print(fg.rank_models(networks, (images, labels), methods=(*METHODS, "leep", "nce"), batch_size=100))
 
     taps = ["_blocks.*._expand_conv", "_conv_head", "_fc"]
-    layers = fg.rank_layers(efficientnet, (images, labels), METHODS, layers=taps, batch_size=100)
+    layers = fg.rank_layers(efficientnet, (images, labels), methods=METHODS, layers=taps, batch_size=100)
     print(layers)
     out.mkdir(parents=True, exist_ok=True)
     layers.plot("heldout").savefig(out / "transfer-layers.png", dpi=144)

@@ -188,13 +188,15 @@ def score(
         if len(data) > 1:
             raise FeatgeoError("data", f"{len(data)} files beside a model", "Pass one file of inputs.")
         network = load_model(model, weights)
-        found = rank_layers(network, first, methods, loss=loss, samples=samples, progress=sys.stderr.isatty())
+        found = rank_layers(
+            network, first, loss, methods=methods, samples=samples, progress=sys.stderr.isatty()
+        )
     else:
         for name, (_, other) in pairs.items():
             if other.shape != first[1].shape or not bool((other == first[1]).all()):
                 raise FeatgeoError("data", f"other targets in {name}", "Score networks on the same samples.")
         features = {name: inputs for name, (inputs, _) in pairs.items()}
-        found = rank_models(features, first, methods, loss=loss, samples=samples)
+        found = rank_models(features, first, loss, methods=methods, samples=samples)
     console.print(str(found), highlight=False, soft_wrap=True)
     for path, write in ((csv, found.to_frame().to_csv), (plot, found.plot().savefig)):
         if path is not None:

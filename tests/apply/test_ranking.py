@@ -86,7 +86,7 @@ def test_tokens_are_averaged_without_padding() -> None:
 def test_layers_are_ranked_and_the_model_is_left_alone(net: Net) -> None:
     before, modes = copy.deepcopy(net.state_dict()), [m.training for m in net.modules()]
     seed = torch.get_rng_state()
-    ranking = fg.rank_layers(net, data(), METHODS)
+    ranking = fg.rank_layers(net, data(), methods=METHODS)
     assert list(ranking.scores) == ["conv1", "conv2", "shared", "fc", "(output)"]
     frame = ranking.to_frame()
     assert frame["crossfit"].is_monotonic_decreasing
@@ -111,7 +111,7 @@ def test_little_memory_gives_the_same(net: Net) -> None:
 def test_networks_of_every_kind_are_ranked(net: Net) -> None:
     x, y = data()
     models = {"pixels": x, "net": net, "fc": (net, "fc"), "half": lambda inputs: inputs[:, :32]}
-    ranking = fg.rank_models(models, (x, y), ("crossfit", "leep", "nce"))
+    ranking = fg.rank_models(models, (x, y), methods=("crossfit", "leep", "nce"))
     frame = ranking.to_frame()
     assert frame.index[0] == "pixels"
     for name, features in (("pixels", x), ("half", x[:, :32])):
@@ -128,7 +128,7 @@ def test_networks_of_every_kind_are_ranked(net: Net) -> None:
 
 
 def test_a_plot_has_a_row_for_every_set(net: Net) -> None:
-    ranking = fg.rank_layers(net, data(), METHODS)
+    ranking = fg.rank_layers(net, data(), methods=METHODS)
     figure = ranking.plot("logme")
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == list(ranking.scores)
@@ -176,8 +176,8 @@ def broken() -> Iterator[tuple[Tensor, Tensor]]:
 def test_bad_input_is_named(net: Net) -> None:
     x, y = data()
     cases = [
-        (lambda: fg.rank_layers(net, (x, y), "leep"), "use rank_models"),
-        (lambda: fg.rank_layers(net, (x, y), ()), "Name one"),
+        (lambda: fg.rank_layers(net, (x, y), methods="leep"), "use rank_models"),
+        (lambda: fg.rank_layers(net, (x, y), methods=()), "Name one"),
         (lambda: fg.rank_layers(net, (x, y), layers="nothing"), "Known modules"),
         (lambda: fg.rank_layers(net, broken()), "disk"),
         (lambda: fg.rank_layers(lambda x: x, (x, y)), "torch.nn.Module"),

@@ -6,10 +6,12 @@ import math
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.optimize import minimize
 from sklearn.covariance import ledoit_wolf
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression, Ridge
 from torch import Tensor, nn
 
@@ -67,7 +69,7 @@ def test_gain_is_that_of_the_report() -> None:
     x, y = digits()
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 20), nn.Tanh(), nn.Linear(20, 10))
-    ranking = fg.rank_layers(model, (x, y), "gain")
+    ranking = fg.rank_layers(model, (x, y), methods="gain")
     report = quiet(model, (x, y))
     for name in ("0", "2"):
         gain = report[name].views["average"]
@@ -221,6 +223,20 @@ def test_gbc_by_loops() -> None:
                 )
                 total -= math.exp(-d)
     assert score(x, y, "gbc").value == pytest.approx(total, rel=1e-9)
+
+
+def test_gbc_of_many_features_uses_the_principal_components() -> None:
+    x, y = digits()
+    wide = torch.cat([x, 1e-3 * torch.rand(len(x), 40, generator=torch.Generator().manual_seed(0))], 1)
+    components = PCA(64, svd_solver="full").fit_transform(wide.double())
+    assert score(wide, y, "gbc").value == pytest.approx(score(components, y, "gbc").value, rel=1e-3)
+
+
+def test_frames_and_lists_are_taken() -> None:
+    x, y = blobs(0)
+    expected = score(x, y, "gain").value
+    assert score(pd.DataFrame(x.numpy()), pd.Series(y.numpy()), "gain").value == pytest.approx(expected)
+    assert score(x.tolist(), y.tolist(), "gain").value == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("method", ["gain", "adjusted", "crossfit", "heldout", "logme", "gbc", "leep", "nce"])

@@ -30,9 +30,9 @@ Candidate = nn.Module | tuple[nn.Module, str] | Callable[[Any], Tensor] | Tensor
 def rank_models(
     models: Mapping[str, Candidate],
     data: object,
-    methods: str | Sequence[str] = "crossfit",
-    *,
     loss: LossLike = "cross_entropy",
+    *,
+    methods: str | Sequence[str] = "crossfit",
     samples: int | None = None,
     batch_size: int = 256,
     progress: bool = False,
@@ -44,9 +44,9 @@ def rank_models(
             layer, whose input they are (averaged over positions); a function of a batch of inputs; or the features
             themselves (samples, k), in the order of the data.
         data: a re-iterable of (inputs, targets), or a pair of tensors or arrays.
+        loss: of the task.
         methods: of :func:`transfer_score`, the first of which ranks. For "leep" and "nce" the networks' outputs are
             taken as the logits of their source classes; candidates without outputs have no such score.
-        loss: of the task.
         samples: stop after that many.
         batch_size: for a pair.
         progress: whether to show progress bars.
@@ -78,9 +78,9 @@ def rank_models(
 def rank_layers(
     model: nn.Module,
     data: object,
-    methods: str | Sequence[str] = "crossfit",
-    *,
     loss: LossLike = "cross_entropy",
+    *,
+    methods: str | Sequence[str] = "crossfit",
     layers: Layers = None,
     samples: int | None = None,
     batch_size: int = 256,
@@ -92,8 +92,8 @@ def rank_layers(
     Args:
         model: any module that maps a batch of inputs to outputs (m, d); left exactly as it was found.
         data: a re-iterable of (inputs, targets), or a pair of tensors or arrays.
-        methods: of :func:`transfer_score`, without "leep" and "nce"; the first ranks.
         loss: of the task, which need not be the one that the network was trained for.
+        methods: of :func:`transfer_score`, without "leep" and "nce"; the first ranks.
         layers: as for ``analyze``; all by default.
         samples: stop after that many.
         batch_size: for a pair.

@@ -12,6 +12,7 @@ from featgeo.apply.transfer_sample import Sample
 from featgeo.errors import FeatgeoError
 
 COMPONENTS = 64  # principal components that GBC keeps
+SPARE, STEPS = 16, 4  # further directions of the subspace, and iterations
 GROUPS = 20  # of the jackknife
 
 
@@ -82,12 +83,7 @@ def gbc(sample: Sample, labels: Tensor) -> Estimate:
     Source: M. Pándy, A. Agostinelli, J. Uijlings, V. Ferrari, T. Mensink, "Transferability estimation using
     Bhattacharyya class separability", CVPR 2022.
     """
-    x = sample.features - sample.features.mean(0)
-    if min(x.shape) > COMPONENTS:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            x = x @ torch.svd_lowrank(x, COMPONENTS + 16, niter=4)[2][:, :COMPONENTS]
-    x = x.to(torch.float64)
+    x = _principal_components(sample.features - sample.features.mean(0)).to(torch.float64)
     group = torch.arange(len(x), device=x.device) % min(GROUPS, len(x))
     classes = int(labels.max()) + 1
     code = group * classes + labels
@@ -101,6 +97,19 @@ def gbc(sample: Sample, labels: Tensor) -> Estimate:
     spread = without - without.mean()
     error = math.sqrt((shape[0] - 1) / shape[0] * spread.square().sum().item())
     return Estimate(-value.item(), error, 0.0)
+
+
+def _principal_components(x: Tensor) -> Tensor:
+    """The first 64 of centred features (n, k), by subspace iteration from a fixed start; all where there are fewer."""
+    if min(x.shape) <= COMPONENTS:
+        return x
+    generator = torch.Generator().manual_seed(0)
+    size = min(COMPONENTS + SPARE, *x.shape)
+    basis = torch.randn(x.shape[1], size, generator=generator).to(x)
+    for _ in range(STEPS):
+        basis = torch.linalg.qr(x.T @ (x @ basis))[0]
+    rows = x @ basis
+    return rows @ torch.linalg.svd(rows.T @ rows)[0][:, :COMPONENTS]
 
 
 def _overlap(counts: Tensor, sums: Tensor, squares: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -137,7 +138,7 @@ def make_sample(features: Any, targets: Any, loss: Loss, outputs: int | None = N
             notes.append(
                 f"targets: {len(absent)} of {width} classes ({shown}) are absent; nothing is said about them."
             )
-    elif len(torch.unique(checked, dim=0)) < 2:
+    elif bool((checked == checked[:1]).all()):
         raise FeatgeoError("targets", "targets that do not vary", "Pass different targets.")
     return Sample(x, checked, loss, width, tuple(notes))
 
@@ -148,14 +149,7 @@ def check_features(features: Any) -> Tensor:
     Raises:
         FeatgeoError: where they are not.
     """
-    try:
-        x = torch.as_tensor(features).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise FeatgeoError(
-            "features",
-            f"a {type(features).__name__} that is no tensor ({error})",
-            "Pass a tensor or an array.",
-        ) from error
+    x = _tensor("features", features)
     x = x[:, None] if x.ndim == 1 else x
     if x.ndim != 2 or x.is_complex() or not x.shape[1]:
         raise FeatgeoError(
@@ -178,15 +172,21 @@ def check_features(features: Any) -> Tensor:
     return x
 
 
-def _check_targets(targets: Any, count: int) -> Tensor:
+def _tensor(argument: str, given: Any) -> Tensor:
     try:
-        y = torch.as_tensor(targets).detach()
+        return (
+            given if isinstance(given, Tensor) else torch.as_tensor(np.require(given, requirements="W"))
+        ).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise FeatgeoError(
-            "targets",
-            f"a {type(targets).__name__} that is no tensor ({error})",
+            argument,
+            f"a {type(given).__name__} that is no tensor ({error})",
             "Pass numbers; code classes as 0, 1, ...",
         ) from error
+
+
+def _check_targets(targets: Any, count: int) -> Tensor:
+    y = _tensor("targets", targets)
     if y.ndim == 0 or len(y) != count:
         raise FeatgeoError("targets", f"shape {tuple(y.shape)} for {count} samples", "Pass one target each.")
     return y
