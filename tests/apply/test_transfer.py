@@ -148,6 +148,16 @@ def test_more_features_than_samples() -> None:
     assert math.isfinite(score(few, labels, "logme").value)
 
 
+def test_no_gain_exceeds_its_bound() -> None:
+    y = torch.arange(24) % CLASSES
+    x = nn.functional.one_hot(y).double() + 1e-6 * torch.randn(
+        24, CLASSES, generator=torch.Generator().manual_seed(0)
+    )
+    for method in ("gain", "adjusted", "shrinkage", "crossfit", "heldout"):
+        found = score(x, y, method)
+        assert 0.4 * found.bound < found.value <= found.bound, method
+
+
 def test_shrinkage_by_ledoit_and_wolf() -> None:
     x, y = digits()
     x = x[:300]

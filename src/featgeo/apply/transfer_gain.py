@@ -118,7 +118,8 @@ def crossfit(sample: Sample) -> Estimate:
     """The decrease of the local loss on samples left out, by a ridge head of the whitened scores."""
     found = sample.left_out
     error = standard_error(found.decrease + _metric_moves(sample, found.fitted))
-    return Estimate(found.decrease.mean().item(), error, ceiling(sample), {"penalty": found.penalty})
+    bound = ceiling(sample) / (1 - 1 / len(sample)) ** 2  # the constant is left out too
+    return Estimate(found.decrease.mean().item(), error, bound, {"penalty": found.penalty})
 
 
 def heldout(sample: Sample) -> Estimate:
