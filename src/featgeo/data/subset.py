@@ -1,0 +1,88 @@
+"""A random subset of the samples of a stream, of bounded size, kept while the stream passes.
+
+Reservoir sampling (Vitter, 1985, algorithm R): after N samples each of them is in the subset with the same probability,
+whatever the order in which they came. A stream that fits is kept whole and in order.
+"""
+
+from __future__ import annotations
+
+from operator import itemgetter
+
+import torch
+from torch import Tensor
+
+from featgeo.data.inputs import Inputs, by_sample, joined, sample_count, shapes, tensors_of
+
+BYTES = 2**28  # of inputs that are kept at most
+LEAST = 32  # samples that are kept in any case
+
+
+class Subset:
+    """Samples of a stream.
+
+    Args:
+        size: number of samples kept at most; fewer where they are large.
+        seed: of the choice.
+    """
+
+    def __init__(self, size: int, seed: int = 0) -> None:
+        self.size, self.seen = size, 0
+        self._generator = torch.Generator().manual_seed(seed)
+        self._pieces: dict[int, tuple[Inputs, Tensor]] = {}
+        self._slots: list[tuple[int, int]] = []  # piece and row, by place in the reservoir
+        self._next = 0
+
+    def offer(self, inputs: Inputs, targets: Tensor) -> None:
+        """Show one batch."""
+        count = len(targets)
+        if not self.size:
+            return
+        if not self.seen:
+            weight = sum(part.nbytes for part in tensors_of(inputs)) / max(1, sample_count(inputs))
+            self.size = min(self.size, max(LEAST, int(BYTES / max(1.0, weight))))
+        order = torch.arange(self.seen, self.seen + count)
+        draws = (torch.rand(count, generator=self._generator, dtype=torch.float64) * (order + 1)).long()
+        places = torch.where(order < self.size, order, draws)
+        chosen = (places < self.size).nonzero()[:, 0]
+        self.seen += count
+        if not len(chosen):
+            return
+        for row, place in enumerate(places[chosen].tolist()):
+            entry = (self._next, row)
+            if place == len(self._slots):
+                self._slots.append(entry)
+            else:
+                self._slots[place] = entry
+        self._pieces[self._next] = _taken(inputs, targets, chosen)
+        self._next += 1
+        if sum(len(kept) for _, kept in self._pieces.values()) > 2 * self.size:
+            self._compact()
+
+    def _compact(self) -> None:
+        """Forget the samples that others have replaced."""
+        rows: dict[int, list[int]] = {}
+        for piece, row in self._slots:
+            rows.setdefault(piece, []).append(row)
+        places = {piece: {row: i for i, row in enumerate(sorted(found))} for piece, found in rows.items()}
+        self._pieces = {
+            piece: _taken(*self._pieces[piece], torch.tensor(sorted(found))) for piece, found in sorted(rows.items())
+        }
+        self._slots = [(piece, places[piece][row]) for piece, row in self._slots]
+
+    def batches(self, rows: int) -> list[tuple[Inputs, Tensor]]:
+        """The subset in batches of at most so many samples, each of one shape."""
+        self._compact()
+        alike: dict[object, list[tuple[Inputs, Tensor]]] = {}
+        for inputs, targets in self._pieces.values():
+            alike.setdefault((shapes(inputs), tuple(targets.shape[1:])), []).append((inputs, targets))
+        found = []
+        for pieces in alike.values():
+            inputs, targets = joined([piece[0] for piece in pieces]), torch.cat([piece[1] for piece in pieces])
+            for start in range(0, len(targets), rows):
+                part = slice(start, start + rows)
+                found.append((by_sample(inputs, itemgetter(part)), targets[part]))
+        return found
+
+
+def _taken(inputs: Inputs, targets: Tensor, rows: Tensor) -> tuple[Inputs, Tensor]:
+    return by_sample(inputs, lambda part: part[rows.to(part.device)]), targets[rows.to(targets.device)]

@@ -1,0 +1,257 @@
+"""A bypassed layer frozen at a constant while the rest of the network still sees the input.
+
+With another road to the output the tail g(z, x) depends on x. At a constant action z = c the scores are
+s = J(x)ᵀ ∂loss/∂g and the metric is H = E[J(x)ᵀ M(x) J(x)], J = ∂g/∂z summed over positions and M = ∂²loss/∂g², both at
+g(c, x): one pass over samples accumulates C = E[s (f - μ)ᵀ] and H. The Bayes action is the c with the least mean loss.
+M = RᵀR is drawn through the tail along the frames of :mod:`featgeo.network.backward`: rows vᵀ R J, exact for few outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featgeo.data.batches import Batch
+from featgeo.data.inputs import position_mask, sample_count
+from featgeo.network.arrange import Arrangement, over_calls, placed
+from featgeo.network.backward import by_rows, frames, signed
+from featgeo.network.layers import Layer
+from featgeo.network.run import Runner
+from featgeo.network.taps import Frame, Seen, reader, tapping
+from featgeo.theory.losses import CanonicalLoss, Loss
+
+MAX_STEPS = 60
+CHUNK = 2**22  # numbers in the metrics of the samples that are formed at once
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Mean loss, gradient and metric of a constant action.
+
+    Attributes:
+        loss: E[loss(g(c, x), y)].
+        gradient: E[s] (n,).
+        metric: H (n, n).
+    """
+
+    loss: float
+    gradient: Tensor
+    metric: Tensor
+
+
+@dataclass(frozen=True)
+class FrozenRows:
+    """One batch with the layer frozen at a constant.
+
+    Attributes:
+        outputs: g(c, x) (r, d) of the rows that count.
+        targets: checked targets of these rows.
+        scores: s (r, n).
+        factors: rows vᵀ R J (r, p, n).
+        projected: vᵀ R (r, p, d).
+    """
+
+    outputs: Tensor
+    targets: Tensor
+    scores: Tensor
+    factors: Tensor
+    projected: Tensor
+
+
+@dataclass(frozen=True)
+class FrozenLayer:
+    """A layer that can be frozen at constants.
+
+    Attributes:
+        run: the model, in evaluation mode.
+        layer: the layer.
+        lie: how its tensors lie.
+        batches: the samples.
+        loss: the loss.
+        seed: of the directions.
+    """
+
+    run: Runner
+    layer: Layer
+    lie: Arrangement
+    batches: list[Batch]
+    loss: Loss
+    seed: int = 0
+
+    def _outputs(self, inputs: object, z: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Output rows with the layer frozen at z, and the constants that took the place of its outputs."""
+        made: list[Tensor] = []
+
+        def constant(_name: str, _x: Tensor, output: Tensor) -> Tensor:
+            filled = placed(self.layer, self.lie, z.expand(sample_count(inputs), -1), output.detach())
+            made.append(filled.requires_grad_(torch.is_grad_enabled()))
+            return filled.clone() if torch.is_grad_enabled() else filled
+
+        with tapping({"": self.layer}, constant):
+            outputs = self.run.rows(self.run(inputs))
+        return outputs if outputs.dtype == torch.float64 else outputs.float(), made
+
+    def outputs(self, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Per batch, the output rows (r, d) that count with the layer frozen at z, and their checked targets."""
+        for inputs, targets in self.batches:
+            outputs, _ = self._outputs(inputs, z)
+            yield self._labelled(outputs, targets)
+
+    def _labelled(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        rows, kept = self.run.layout.labelled(outputs, targets)
+        outputs = outputs if kept is None else outputs[kept.to(outputs.device)]
+        return outputs, self.loss.check(rows.to(outputs.device), outputs.shape[1])
+
+    def value(self, z: Tensor) -> float:
+        """E[loss] with the layer frozen at z."""
+        total, count = 0.0, 0
+        for outputs, targets in self.outputs(z):
+            total += self.loss.values(outputs, targets).sum(dtype=torch.float64).item()
+            count += len(outputs)
+        return total / count
+
+    def rows(self, z: Tensor) -> Iterator[FrozenRows]:
+        """Scores and metric, batch by batch, with the layer frozen at z."""
+        generator = torch.Generator().manual_seed(self.seed)
+        for inputs, targets in self.batches:
+            with torch.enable_grad():
+                outputs, made = self._outputs(inputs, z)
+                _, kept = self.run.layout.labelled(outputs, targets)
+                kept = None if kept is None else kept.to(outputs.device)
+                counted, checked = self._labelled(outputs.detach(), targets)
+                directions = frames(len(outputs), outputs.shape[1], generator)
+                directions = signed(directions, generator) if self.run.layout.expand else directions
+                slopes = torch.zeros_like(outputs)
+                slopes[slice(None) if kept is None else kept] = output_slopes(self.loss, counted, checked)
+                along = outputs.new_zeros(len(outputs), directions.shape[2], outputs.shape[1])
+                chosen = directions.to(outputs) if kept is None else directions.to(outputs)[kept]
+                along[slice(None) if kept is None else kept] = projected(self.loss, counted, checked, chosen)
+                every = [slopes, *along.unbind(1)]
+                found = [self._pulled(outputs, made, each, sample_count(inputs)) for each in every]
+            if kept is not None:
+                found, along = [each[kept] for each in found], along[kept]
+            yield FrozenRows(counted, checked, found[0], torch.stack(found[1:], 1), along)
+
+    def _pulled(self, outputs: Tensor, made: list[Tensor], along: Tensor, samples: int) -> Tensor:
+        """Gradients of ⟨along, g⟩ with respect to the constant, as rows (r, n)."""
+        if not outputs.requires_grad:
+            return outputs.new_zeros(len(outputs), self.layer.weight.shape[0])
+        slopes = torch.autograd.grad(outputs, made, along, retain_graph=True, materialize_grads=True)
+        return by_rows(self.layer, self.lie, list(slopes), samples, self.run.layout).detach()
+
+    def slope(self, z: Tensor) -> Slope:
+        """Loss, gradient and metric at a constant."""
+        size = len(z)
+        total, count = 0.0, 0
+        gradient, metric = z.new_zeros(size), z.new_zeros(size, size)
+        for rows in self.rows(z):
+            total += self.loss.values(rows.outputs, rows.targets).sum(dtype=torch.float64).item()
+            count += len(rows.outputs)
+            gradient += rows.scores.to(z).sum(0)
+            flat = rows.factors.flatten(0, 1)
+            metric += (flat.T @ flat).to(z)
+        return Slope(total / count, gradient / count, metric / count)
+
+    def features(self, lie_seen: Seen) -> Iterator[tuple[Tensor, Tensor]]:
+        """Per batch, feature rows (r, k) and output rows (r, d) that count, of the network as it is."""
+        frame, calls = Frame(expand=self.run.layout.expand), []
+        read = reader({"": self.layer}, lambda _n, rows, count: calls.append((rows, count)), {"": lie_seen}, frame)
+        for inputs, targets in self.batches:
+            calls.clear()
+            frame.samples, frame.keep = sample_count(inputs), position_mask(inputs)
+            with tapping({"": self.layer}, read):
+                outputs = self.run.rows(self.run(inputs))
+            rows = over_calls(calls, frame.expand)
+            _, kept = self.run.layout.labelled(outputs, targets)
+            if kept is not None:
+                rows, outputs = rows[kept.to(rows.device)], outputs[kept.to(outputs.device)]
+            yield rows, outputs if outputs.dtype == torch.float64 else outputs.float()
+
+
+def output_slopes(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    """∂loss/∂g (r, d) of every row."""
+    with torch.enable_grad():
+        leaf = outputs.detach().requires_grad_()
+        (slopes,) = torch.autograd.grad(loss.values(leaf, targets).sum(), leaf)
+    return slopes.detach()
+
+
+def projected(loss: Loss, outputs: Tensor, targets: Tensor, directions: Tensor) -> Tensor:
+    """Rows vᵀ R (r, p, d) of factors R of ∂²loss/∂g² at every row, for directions (r, d, p)."""
+    width, found = outputs.shape[1], []
+    step = max(1, CHUNK // width**2)
+    for start in range(0, len(outputs), step):
+        part = slice(start, start + step)
+        found.append(directions[part].transpose(1, 2) @ _factors(loss, outputs[part], targets[part]))
+    return torch.cat(found) if found else directions.transpose(1, 2)
+
+
+def _factors(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    """R (r, d, d) with RᵀR = ∂²loss/∂g² at every row; negative curvature is cut off."""
+    if isinstance(loss, CanonicalLoss):
+        return torch.vmap(loss.factor)(outputs)
+
+    def value(output: Tensor, target: Tensor) -> Tensor:
+        return loss.values(output[None], target[None]).sum()
+
+    hessians = torch.vmap(torch.func.hessian(value))(outputs, targets).detach()
+    values, vectors = torch.linalg.eigh(hessians)
+    return values.clamp_min(0).sqrt()[:, :, None] * vectors.transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class FrozenAction:
+    """The Bayes action of a layer beside another road.
+
+    Attributes:
+        action: c (n,).
+        steps: Gauss-Newton steps taken.
+        decrement: the further decrease of the loss that a step promises.
+        converged: whether that is rounding.
+        rank: of the metric there; below n the action is not unique.
+    """
+
+    action: Tensor
+    steps: int
+    decrement: float
+    converged: bool
+    rank: int
+
+
+def frozen_action(frozen: FrozenLayer, start: Tensor, precision: torch.dtype) -> FrozenAction:
+    """The constant with the least mean loss that damped Gauss-Newton steps find from a start.
+
+    Steps are taken in the range of the metric only, so that where the action is not unique the search does not move
+    along the directions that make no difference: it ends near the one that is nearest the start.
+    """
+    tolerance = 1e-22 if precision == torch.float64 else 1e-7
+    cut = 64 * torch.finfo(precision).eps
+    action, damping, promise, rank, steps = start, 1e-3, float("inf"), len(start), 0
+    here = frozen.slope(action)
+    while True:
+        values, vectors = torch.linalg.eigh(here.metric)
+        seen = values > cut * values.max().clamp_min(torch.finfo(torch.float64).tiny)
+        values, vectors, rank = values[seen], vectors[:, seen], int(seen.sum())
+        along = vectors.T @ here.gradient
+        promise = 0.5 * (along.square() / values).sum().item()
+        if promise <= tolerance * max(1.0, abs(here.loss)) or steps >= MAX_STEPS:
+            break
+        steps += 1
+        moved = False
+        while damping < 1e8 and not moved:
+            trial = action - vectors @ (along / (values + damping * values.max()))
+            loss = frozen.value(trial)
+            moved = loss < here.loss
+            damping = max(damping / 10, 1e-12) if moved else damping * 10
+        new = frozen.slope(trial if moved else action - vectors @ (along / values))
+        if not moved:  # the loss is level to rounding: whether a full step is one towards the minimum, its gradient says
+            trial = action - vectors @ (along / values)
+            if not new.gradient.norm() < here.gradient.norm() / 2:
+                break
+            damping = 1e-12
+        action, here = trial, new
+    level = 1e-14 if precision == torch.float64 else 1e-6
+    return FrozenAction(action, steps, promise, promise <= level * max(1.0, abs(here.loss)), rank)
