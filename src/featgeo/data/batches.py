@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -92,6 +93,7 @@ class Batches:
     def __init__(self, data: object, batch_size: int = 256) -> None:
         self.once = isinstance(data, Iterator)
         self.passes = 0
+        self.watch: Callable[[Inputs, Tensor], None] | None = None  # shown every batch that is handed out
         self._begun: tuple[Batch, Iterator[Batch]] | None = None
         if _is_pair(data):
             inputs, targets = _inputs(data[0], "the pair"), _tensor(data[1], "the pair")  # type: ignore[index]
@@ -128,12 +130,11 @@ class Batches:
         return self._begun[0]
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._begun is None:
-            yield from self._stream()
-            return
-        (first, stream), self._begun = self._begun, None
-        yield first
-        yield from stream
+        begun, self._begun = self._begun, None
+        for batch in itertools.chain([begun[0]], begun[1]) if begun else self._stream():
+            if self.watch is not None:
+                self.watch(*batch)
+            yield batch
 
     def _stream(self) -> Iterator[Batch]:
         if self.once and self.passes:

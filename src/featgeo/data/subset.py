@@ -65,7 +65,8 @@ class Subset:
             rows.setdefault(piece, []).append(row)
         places = {piece: {row: i for i, row in enumerate(sorted(found))} for piece, found in rows.items()}
         self._pieces = {
-            piece: _taken(*self._pieces[piece], torch.tensor(sorted(found))) for piece, found in sorted(rows.items())
+            piece: _taken(*self._pieces[piece], torch.tensor(sorted(found)))
+            for piece, found in sorted(rows.items())
         }
         self._slots = [(piece, places[piece][row]) for piece, row in self._slots]
 
@@ -77,7 +78,10 @@ class Subset:
             alike.setdefault((shapes(inputs), tuple(targets.shape[1:])), []).append((inputs, targets))
         found = []
         for pieces in alike.values():
-            inputs, targets = joined([piece[0] for piece in pieces]), torch.cat([piece[1] for piece in pieces])
+            inputs, targets = (
+                joined([piece[0] for piece in pieces]),
+                torch.cat([piece[1] for piece in pieces]),
+            )
             for start in range(0, len(targets), rows):
                 part = slice(start, start + rows)
                 found.append((by_sample(inputs, itemgetter(part)), targets[part]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
@@ -14,20 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from featgeo.data.batches import Batches
+from featgeo.data.subset import Subset
 from featgeo.errors import FeatgeoError, FeatgeoWarning
 from featgeo.network.findings import find
-from featgeo.network.inputs import constant_features, feature_gain
+from featgeo.network.judge import Bench
 from featgeo.network.keep import undisturbed
 from featgeo.network.layers import Layer
 from featgeo.network.layout import Positions, layout_of
-from featgeo.network.look import Outlook, look, still
+from featgeo.network.look import still
 from featgeo.network.nulls import null_alignments
-from featgeo.network.report import Report
+from featgeo.network.report import POINTS, Report
 from featgeo.network.run import Forward, Runner, runner_of
 from featgeo.network.select import Layers, kind_of, modules_of, split_layers
 from featgeo.network.survey import Survey, survey
 from featgeo.network.sweep import Statistic, Sweep, read_outputs, sweep
-from featgeo.network.taps import FrozenTail
 from featgeo.network.views import LayerReport
 from featgeo.theory.bayes import OperatingPoint, bayes_action
 from featgeo.theory.linalg import rank_tolerance
@@ -35,7 +34,6 @@ from featgeo.theory.losses import CanonicalLoss, Loss
 from featgeo.theory.named import LossLike, resolve_loss
 from featgeo.theory.risk import CanonicalRisk, EmpiricalRisk, Risk, make_risk
 
-BYPASS = 1e-4  # variation of the output with the layer frozen, relative to its usual variation
 REDRAWS = 3
 
 
@@ -44,10 +42,11 @@ def analyze(
     data: object,
     loss: LossLike = "cross_entropy",
     *,
-    at: Literal["average", "bayes"] = "average",
+    at: Literal["average", "bayes", "jacobian"] | None = None,
     layers: Layers = None,
     positions: Positions | None = None,
     forward: Forward | None = None,
+    subset: int = 512,
     weight_decay: float = 0.0,
     nulls: bool | int = False,
     batch_size: int = 256,
@@ -69,13 +68,18 @@ def analyze(
             mask) marks as padding take no part in averages, nor do rows with the label that the loss ignores (-100).
         loss: a name, a torch.nn loss, or a callable (outputs, targets) -> per-sample values. A callable costs one
             more pass, over the targets.
-        at: the operating point shown first; both are computed.
+        at: the operating point shown first, where a layer has it. ``average`` and ``bayes`` are computed for every
+            layer whose output is the only road to the model's. A layer that another road bypasses has ``average`` and
+            ``jacobian``, and ``bayes`` only where it is asked for here, for it takes many passes. By default
+            ``average``, and ``jacobian`` for bypassed layers.
         layers: which to analyse, all by default: a name, a pattern with ``*``, a module class, a function of name and
             module, or a sequence of these.
         positions: whether features are averaged over positions ("reduce") or every position is a row ("expand"). By
             default the shapes decide: one target per sample reduces, one per position expands.
         forward: called with the model and the inputs of a batch, returns the outputs, where ``model(inputs)``,
             ``model(*inputs)`` or ``model(**inputs)``, and ``.logits`` of what comes back, are not what is wanted.
+        subset: number of samples, drawn at random, for the passes that only bypassed layers need: backward passes for
+            all of them together and a few frozen forward passes for each. 0 leaves these views out.
         weight_decay: λ of a penalty λ/2 ‖W‖² that the training had; alignments then refer to the penalised optimum.
         nulls: also what alignments mean nothing: labels shuffled, layer weights re-drawn (that many times; True: 3;
             each draw costs a forward pass per layer).
@@ -92,8 +96,10 @@ def analyze(
     begin = time.perf_counter()
     if not isinstance(model, nn.Module):
         raise FeatgeoError("model", f"a {type(model).__name__}", "Pass a torch.nn.Module.")
-    if at not in ("average", "bayes"):
-        raise FeatgeoError("at", f"{at!r}", "Pass 'average' or 'bayes'.")
+    if at not in (None, *POINTS):
+        raise FeatgeoError("at", f"{at!r}", f"Pass one of {', '.join(map(repr, POINTS))}, or None.")
+    if not isinstance(subset, int) or subset < 0:
+        raise FeatgeoError("subset", f"{subset!r}", "Pass a number of samples, or 0.")
     if not 0 <= weight_decay < math.inf:
         raise FeatgeoError("weight_decay", f"{weight_decay}", "It must be at least 0 and finite.")
     if not isinstance(nulls, int) or nulls < 0:
@@ -107,21 +113,29 @@ def analyze(
         seen = _first_look(run, taps, batches, positions, getattr(chosen, "ignore_index", None))
         risk, statistic = _targets_of(chosen, run, run.dtype, batches)
         base = chosen.base if isinstance(chosen, CanonicalLoss) else None
+        some = Subset(subset, seed)
+        batches.watch = some.offer if subset else None
         found = sweep(run, run.device, batches, chosen, statistic, base, taps, seen, progress)
         risk = risk or CanonicalRisk(_canonical(chosen), found.pair.mean[found.width :], found.base)
         output = bayes_action(risk, start=found.pair.mean[: found.width])
         notes = _data_notes(chosen, found, output)
-        reports = {}
+        batches.watch = None
+        bench = Bench(
+            run, taps, found, chosen, statistic, risk, output, weight_decay, at, some.batches(batch_size)
+        )
+        judged, reports = bench.judge(), {}
         for name, module in modules_of(model):
             kind = kind_of(module)
             if name in taps and found.seen[name].obstacle:
                 reports[name] = LayerReport(
-                    name, kind, 0, 0, "skipped", found.seen[name].obstacle, default=at
+                    name, kind, 0, 0, "skipped", found.seen[name].obstacle, default=at or "average"
                 )
             elif name in taps:
-                reports[name] = _layer(run, name, found, risk, output, at, weight_decay, taps)
+                reports[name] = judged[name]
             elif name in skipped:
-                reports[name] = LayerReport(name, kind, 0, 0, "skipped", skipped[name], default=at)
+                reports[name] = LayerReport(
+                    name, kind, 0, 0, "skipped", skipped[name], default=at or "average"
+                )
         if not any(report.views for report in reports.values()):
             reasons = "; ".join(f"{r.name}: {r.reason}" for r in reports.values())
             raise FeatgeoError("model", "no layer that can be analysed", f"Reasons: {reasons}.")
@@ -137,7 +151,7 @@ def analyze(
         constant_loss=output.loss,
         samples=found.pair.count,
         outputs=found.width,
-        at=at,
+        at=at or "average",
         weight_decay=weight_decay,
         warnings=tuple(notes),
         seconds=time.perf_counter() - begin,
@@ -222,59 +236,3 @@ def _data_notes(loss: Loss, found: Sweep, output: OperatingPoint) -> list[str]:
             "loss", f"no curvature of '{loss.name}' at the best constant", "Use a strictly convex loss."
         )
     return notes
-
-
-def _layer(
-    run: Runner,
-    name: str,
-    found: Sweep,
-    risk: Risk,
-    output: OperatingPoint,
-    at: str,
-    weight_decay: float,
-    taps: dict[str, Layer],
-) -> LayerReport:
-    """The report of one layer that the sweep saw."""
-    layer, note = taps[name], found.seen[name]
-    outlook = Outlook.of(layer, name, found, risk, output, weight_decay)
-    views, notes = {"average": look(outlook, outlook.average())}, list(outlook.notes)
-    status, reason = "analysed", ""
-    if note.is_output:
-        views["bayes"] = replace(views["average"], at="bayes", tail_r2=None)
-    else:
-        tail = FrozenTail(run, layer, found.probe, note.lie, run.rows)
-        start = outlook.mean_action
-        variation = tail.bypass(start)
-        if not variation <= BYPASS:
-            status = "bypassed"
-            reason = (
-                f"with the layer frozen the output still varies with the input ({variation:.1e} relative)"
-            )
-            if variation != variation:
-                reason = "one sample only: cannot tell whether another road leads to the output"
-        else:
-            point = bayes_action(risk, tail, start, precision=layer.weight.dtype)
-            notes += point.notes(f"layer '{name}'")
-            if isinstance(risk, CanonicalRisk) or point.reached:
-                views["bayes"] = look(outlook, outlook.at_point(point))
-            else:
-                reason = "no bayes view: the tail cannot reach the output's Bayes action and the loss is not canonical"
-    default = at if at in views else "average"
-    gain, noise = feature_gain(outlook)
-    return LayerReport(
-        name=name,
-        kind=kind_of(layer),
-        neurons=len(outlook.bias),
-        inputs=len(outlook.moments.mean),
-        status=status,
-        reason=reason,
-        feature_rank=outlook.whitener.rank,
-        is_output=note.is_output,
-        depth=list(found.layers).index(name),
-        gain_features=gain,
-        gain_features_noise=noise,
-        constant_features=constant_features(outlook),
-        default=default,
-        views=views,
-        warnings=tuple(notes),
-    )

@@ -112,17 +112,25 @@ def mean_jacobians(
             along = directions[:, :, k]
             slopes = iter(
                 torch.autograd.grad(
-                    outputs, tensors, along, retain_graph=k + 1 < followed, allow_unused=True, materialize_grads=True
+                    outputs,
+                    tensors,
+                    along,
+                    retain_graph=k + 1 < followed,
+                    allow_unused=True,
+                    materialize_grads=True,
                 )
             )
             both = torch.einsum("rg,rd->rgd", member, along).flatten(1)
             for name, zs in made.items():
-                found = by_rows(layers[name], lies[name], [next(slopes) for _ in zs], sample_count(inputs), run.layout)
+                found = by_rows(
+                    layers[name], lies[name], [next(slopes) for _ in zs], sample_count(inputs), run.layout
+                )
                 part = (both.to(found).T @ found).double().cpu().unflatten(0, (GROUPS, -1))
                 sums[name] = sums[name] + part if name in sums else part
     share = rows / rows.sum()
     return {
-        name: MeanJacobian(total / rows.clamp_min(1)[:, None, None], share, followed) for name, total in sums.items()
+        name: MeanJacobian(total / rows.clamp_min(1)[:, None, None], share, followed)
+        for name, total in sums.items()
     }
 
 

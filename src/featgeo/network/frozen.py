@@ -1,17 +1,23 @@
 """A bypassed layer frozen at a constant while the rest of the network still sees the input.
 
 With another road to the output the tail g(z, x) depends on x. At a constant action z = c the scores are
-s = J(x)ᵀ ∂loss/∂g and the metric is H = E[J(x)ᵀ M(x) J(x)], J = ∂g/∂z summed over positions and M = ∂²loss/∂g², both at
-g(c, x): one pass over samples accumulates C = E[s (f - μ)ᵀ] and H. The Bayes action is the c with the least mean loss.
-M = RᵀR is drawn through the tail along the frames of :mod:`featgeo.network.backward`: rows vᵀ R J, exact for few outputs.
+s = J(x)ᵀ ∂loss/∂g and the metric is H = E[J(x)ᵀ M(x) J(x)], J = ∂g/∂z summed over positions and M = ∂²loss/∂g², both
+at g(c, x): one pass over samples accumulates C = E[s (f - μ)ᵀ] and H. The Bayes action is the c with the least mean
+loss. M = RᵀR is drawn through the tail along the frames of :mod:`featgeo.network.backward`: rows vᵀ R J, exact where
+there are few outputs.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import optimize
 from torch import Tensor
 
 from featgeo.data.batches import Batch
@@ -23,7 +29,7 @@ from featgeo.network.run import Runner
 from featgeo.network.taps import Frame, Seen, reader, tapping
 from featgeo.theory.losses import CanonicalLoss, Loss
 
-MAX_STEPS = 60
+MAX_STEPS = 60  # of the search for a Bayes action, each about three forward passes
 CHUNK = 2**22  # numbers in the metrics of the samples that are formed at once
 
 
@@ -87,7 +93,7 @@ class FrozenLayer:
 
         def constant(_name: str, _x: Tensor, output: Tensor) -> Tensor:
             filled = placed(self.layer, self.lie, z.expand(sample_count(inputs), -1), output.detach())
-            made.append(filled.requires_grad_(torch.is_grad_enabled()))
+            made.append(filled if filled.requires_grad else filled.requires_grad_(torch.is_grad_enabled()))
             return filled.clone() if torch.is_grad_enabled() else filled
 
         with tapping({"": self.layer}, constant):
@@ -105,13 +111,19 @@ class FrozenLayer:
         outputs = outputs if kept is None else outputs[kept.to(outputs.device)]
         return outputs, self.loss.check(rows.to(outputs.device), outputs.shape[1])
 
-    def value(self, z: Tensor) -> float:
-        """E[loss] with the layer frozen at z."""
-        total, count = 0.0, 0
-        for outputs, targets in self.outputs(z):
-            total += self.loss.values(outputs, targets).sum(dtype=torch.float64).item()
-            count += len(outputs)
-        return total / count
+    def gradient(self, z: Tensor) -> tuple[float, Tensor]:
+        """E[loss] with the layer frozen at z, and its gradient (n,)."""
+        total, count, gradient = 0.0, 0, torch.zeros_like(z)
+        for inputs, targets in self.batches:
+            with torch.enable_grad():
+                leaf = z.to(self.layer.weight).clone().requires_grad_()
+                outputs, _ = self._outputs(inputs, leaf)
+                rows, checked = self._labelled(outputs, targets)
+                loss = self.loss.values(rows, checked).sum()
+                if loss.requires_grad:
+                    gradient += torch.autograd.grad(loss, leaf)[0].to(z)
+            total, count = total + loss.item(), count + len(rows)
+        return total / count, gradient / count
 
     def rows(self, z: Tensor) -> Iterator[FrozenRows]:
         """Scores and metric, batch by batch, with the layer frozen at z."""
@@ -157,8 +169,11 @@ class FrozenLayer:
 
     def features(self, lie_seen: Seen) -> Iterator[tuple[Tensor, Tensor]]:
         """Per batch, feature rows (r, k) and output rows (r, d) that count, of the network as it is."""
-        frame, calls = Frame(expand=self.run.layout.expand), []
-        read = reader({"": self.layer}, lambda _n, rows, count: calls.append((rows, count)), {"": lie_seen}, frame)
+        frame = Frame(expand=self.run.layout.expand)
+        calls: list[tuple[Tensor, Tensor | int]] = []
+        read = reader(
+            {"": self.layer}, lambda _n, rows, count: calls.append((rows, count)), {"": lie_seen}, frame
+        )
         for inputs, targets in self.batches:
             calls.clear()
             frame.samples, frame.keep = sample_count(inputs), position_mask(inputs)
@@ -210,8 +225,9 @@ class FrozenAction:
         action: c (n,).
         steps: Gauss-Newton steps taken.
         decrement: the further decrease of the loss that a step promises.
-        converged: whether that is rounding.
-        rank: of the metric there; below n the action is not unique.
+        converged: whether that is little.
+        rank: of the metric at the start; below n the action is not unique.
+        distance: from the start, in the metric there: its square over two is what the quadratic there sees it cost.
     """
 
     action: Tensor
@@ -219,39 +235,43 @@ class FrozenAction:
     decrement: float
     converged: bool
     rank: int
+    distance: float
 
 
 def frozen_action(frozen: FrozenLayer, start: Tensor, precision: torch.dtype) -> FrozenAction:
-    """The constant with the least mean loss that damped Gauss-Newton steps find from a start.
+    """The constant with the least mean loss that a search from a start finds.
 
-    Steps are taken in the range of the metric only, so that where the action is not unique the search does not move
-    along the directions that make no difference: it ends near the one that is nearest the start.
+    Quasi-Newton steps (BFGS) in coordinates that the metric at the start makes round, and only in its range: where the
+    action is not unique the search does not move along the directions that make no difference, and ends near the one
+    that is nearest the start.
     """
-    tolerance = 1e-22 if precision == torch.float64 else 1e-7
-    cut = 64 * torch.finfo(precision).eps
-    action, damping, promise, rank, steps = start, 1e-3, float("inf"), len(start), 0
-    here = frozen.slope(action)
-    while True:
-        values, vectors = torch.linalg.eigh(here.metric)
-        seen = values > cut * values.max().clamp_min(torch.finfo(torch.float64).tiny)
-        values, vectors, rank = values[seen], vectors[:, seen], int(seen.sum())
-        along = vectors.T @ here.gradient
-        promise = 0.5 * (along.square() / values).sum().item()
-        if promise <= tolerance * max(1.0, abs(here.loss)) or steps >= MAX_STEPS:
+    exact = precision == torch.float64
+    begin = frozen.slope(start)
+    values, vectors = torch.linalg.eigh(begin.metric)
+    seen = values > 64 * torch.finfo(precision).eps * values.max().clamp_min(torch.finfo(torch.float64).tiny)
+    back = vectors[:, seen] / values[seen].sqrt()  # (n, r), from round coordinates
+
+    def both(round_: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        loss, gradient = frozen.gradient(start + back @ torch.from_numpy(round_))
+        return loss, (back.T @ gradient).numpy()
+
+    level = 1e-10 if exact else 1e-4 * max(1.0, abs(begin.loss)) ** 0.5
+    options = {"gtol": level, "maxiter": MAX_STEPS, "norm": 2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of steps lost in rounding: what was reached is judged below
+        found: Any = optimize.minimize(  # type: ignore[call-overload]
+            both, np.zeros(back.shape[1]), jac=True, method="BFGS", options=options
+        )
+    place, slope, steps = found.x, found.jac, int(found.nit)
+    while exact and np.linalg.norm(slope) > 1e-13:  # beyond what differences of the loss can tell
+        other = place - found.hess_inv @ slope
+        new = both(other)[1]
+        if not np.linalg.norm(new) < np.linalg.norm(slope) / 2:
             break
-        steps += 1
-        moved = False
-        while damping < 1e8 and not moved:
-            trial = action - vectors @ (along / (values + damping * values.max()))
-            loss = frozen.value(trial)
-            moved = loss < here.loss
-            damping = max(damping / 10, 1e-12) if moved else damping * 10
-        new = frozen.slope(trial if moved else action - vectors @ (along / values))
-        if not moved:  # the loss is level to rounding: whether a full step is one towards the minimum, its gradient says
-            trial = action - vectors @ (along / values)
-            if not new.gradient.norm() < here.gradient.norm() / 2:
-                break
-            damping = 1e-12
-        action, here = trial, new
-    level = 1e-14 if precision == torch.float64 else 1e-6
-    return FrozenAction(action, steps, promise, promise <= level * max(1.0, abs(here.loss)), rank)
+        place, slope, steps = other, new, steps + 1
+    size = float(np.linalg.norm(slope))
+    converged = size <= max(level, 1e-7 if exact else 1e-3)
+    action = start + back @ torch.from_numpy(place)
+    return FrozenAction(
+        action, steps, 0.5 * size**2, converged, int(seen.sum()), float(np.linalg.norm(place))
+    )

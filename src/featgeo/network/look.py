@@ -23,6 +23,27 @@ AXES = 32  # most principal axes of the outputs along which the loss's gradient 
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What differs at a stand of a layer that another road bypasses.
+
+    Attributes:
+        cross: Cov(T, f) (d, k), with T what is left for the layer.
+        covariance: Cov(T) (d, d).
+        samples: rows that these were taken from.
+        locality: how far the picture holds.
+        error: standard error of the alignment through the estimate of the tail.
+        remark: what is to be said of the stand.
+    """
+
+    cross: Tensor
+    covariance: Tensor
+    samples: int
+    locality: float
+    error: float | None = None
+    remark: str = ""
+
+
+@dataclass(frozen=True)
 class Stand:
     """An operating point as a layer's quadratic needs it.
 
@@ -37,6 +58,7 @@ class Stand:
         constant_loss: loss at the constant.
         tail_r2: R² of the linear tail.
         saturated: neurons whose derivative vanishes.
+        beside: what differs where another road bypasses the layer.
     """
 
     at: str
@@ -49,6 +71,7 @@ class Stand:
     constant_loss: float
     tail_r2: float | None = None
     saturated: tuple[int, ...] = ()
+    beside: Beside | None = None
 
     @cached_property
     def readout(self) -> ThinSVD:
@@ -191,10 +214,11 @@ class Outlook:
 
     def fit(self, stand: Stand) -> LayerFit:
         """The layer beside its optimum."""
-        white = whitened_modes(stand.readout, self.statistic_cross, self.whitener)
+        wanted = stand.beside.cross if stand.beside else self.statistic_cross
+        white = whitened_modes(stand.readout, wanted, self.whitener)
         return fit_layer(
             factor=stand.factor,
-            cross=stand.jacobian.T @ self.statistic_cross,
+            cross=stand.jacobian.T @ wanted,
             covariance=self.moments.covariance,
             whitener=self.whitener,
             mean=self.moments.mean,
@@ -210,7 +234,8 @@ class Outlook:
         """Covariance (r, r) of the whitened scores that the tail can see."""
         factor, metric = stand.factor, stand.readout
         half = factor.left.T @ (metric.left / metric.values) @ metric.right.T
-        return half @ self.statistic_covariance @ half.T
+        covariance = stand.beside.covariance if stand.beside else self.statistic_covariance
+        return half @ covariance @ half.T
 
 
 def still(covariance: Tensor, mean: Tensor, tolerance: float) -> Tensor:
@@ -256,13 +281,13 @@ def agreement(predicted: float, actual: float) -> float:
 def look(outlook: Outlook, stand: Stand) -> View:
     """The View of a layer at an operating point."""
     fit, scores = outlook.fit(stand), outlook.score_covariance(stand)
-    rank, samples = outlook.whitener.rank, outlook.moments.count
+    rank, samples = outlook.whitener.rank, stand.beside.samples if stand.beside else outlook.moments.count
     weight = outlook.layer.weight
     return View(
         at=stand.at,
         alignment=fit.alignment,
         scale=fit.scale,
-        locality=locality(outlook, stand),
+        locality=stand.beside.locality if stand.beside else locality(outlook, stand),
         agreement=agreement(fit.predicted_decrease, stand.constant_loss - outlook.loss),
         gain_available=fit.gain_available,
         gain_used=fit.gain_used,
@@ -276,6 +301,8 @@ def look(outlook: Outlook, stand: Stand) -> View:
         predicted_loss=stand.constant_loss - fit.predicted_decrease,
         tail_r2=stand.tail_r2,
         saturated=stand.saturated,
+        tail_error=stand.beside.error if stand.beside else None,
+        remark=stand.beside.remark if stand.beside else "",
         optimal_weight=as_weight(outlook.layer, fit.optimal_weight).to(weight),
         optimal_bias=fit.optimal_bias.to(weight),
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 FORMAT = 1  # of the JSON file
-POINTS = ("average", "bayes")
+POINTS = ("average", "bayes", "jacobian")
 
 
 @dataclass(frozen=True)

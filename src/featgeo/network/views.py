@@ -35,6 +35,10 @@ class View:
         predicted_loss: loss that the quadratic predicts for the weights in use.
         tail_r2: R² of the linear tail (average view only), else None.
         saturated: neurons whose derivative vanishes at the Bayes action (bayes view only).
+        tail_error: standard error of the alignment through the estimate of the mean Jacobian (jacobian view only).
+        step: change of the loss that the quadratic predicts for a small move of the weights towards W*, and the change
+            measured; None where it was not measured.
+        remark: what else is to be said of this view.
         nulls: name of a null -> alignments found under it.
         optimal_weight: W* (n, k) in torch's layout (for a convolution: flattened kernels), or None after loading.
         optimal_bias: b* (n,), or None after loading.
@@ -57,6 +61,9 @@ class View:
     predicted_loss: float
     tail_r2: float | None = None
     saturated: tuple[int, ...] = ()
+    tail_error: float | None = None
+    step: tuple[float, float] | None = None
+    remark: str = ""
     nulls: dict[str, tuple[float, ...]] = field(default_factory=dict)
     optimal_weight: Tensor | None = field(default=None, compare=False, repr=False)
     optimal_bias: Tensor | None = field(default=None, compare=False, repr=False)
@@ -109,6 +116,7 @@ class LayerReport:
         gain_features_noise: the standard deviation that chance alone gives it.
         constant_features: numbers of the input features that never vary on the data.
         default: name of the view shown first.
+        passes: time of the passes that this layer alone needed, in forward passes over the samples that they saw.
         views: by operating point.
         warnings: assumptions that fail for this layer, in words.
     """
@@ -126,6 +134,7 @@ class LayerReport:
     gain_features_noise: float = math.nan
     constant_features: tuple[int, ...] = ()
     default: str = "average"
+    passes: float = 0.0
     views: dict[str, View] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -183,12 +192,13 @@ def layer_from(plain: dict[str, Any]) -> LayerReport:
 
     views = {}
     for at, view in plain.pop("views").items():
-        keep_none = ("tail_r2", "optimal_weight", "optimal_bias")
+        keep_none = ("tail_r2", "tail_error", "step", "optimal_weight", "optimal_bias")
         fields_: dict[str, Any] = {
             name: math.nan if value is None and name not in keep_none else value
             for name, value in view.items()
         }
         fields_["spectrum"], fields_["saturated"] = numbers(view["spectrum"]), tuple(view["saturated"])
+        fields_["step"] = numbers(view["step"]) if view.get("step") else None
         fields_["nulls"] = {name: numbers(values) for name, values in view["nulls"].items()}
         views[at] = View(**fields_)
     for name in ("gain_features", "gain_features_noise"):

@@ -9,7 +9,7 @@ from typing import Any
 
 from featgeo.errors import FeatgeoError
 
-POINTS = ("average", "bayes")  # the operating points, in the order in which they are shown
+POINTS = ("average", "bayes", "jacobian")  # the operating points, in the order in which they are shown
 
 
 @dataclass(frozen=True)

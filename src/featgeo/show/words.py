@@ -8,10 +8,12 @@ from typing import Any
 from featgeo.show.rows import Row, finite, printable
 
 DASH = "–"
-POINT_NAMES = {"average": "average tail", "bayes": "Bayes action"}
+POINT_NAMES = {"average": "average tail", "bayes": "Bayes action", "jacobian": "mean Jacobian"}
 POINT_WORDS = {
     "average": "The rest of the network is linearised over the data it sees. Reaches beyond the local region; tail R² "
     "says how far to trust it.",
+    "jacobian": "The rest of the network is linearised by its mean derivative, for layers that another road bypasses: "
+    "what that road carries is not credited to the layer.",
     "bayes": "The rest of the network is linearised at the best constant output, as in the paper. Exact near that "
     "point; locality says whether the layer is near.",
 }

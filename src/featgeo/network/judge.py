@@ -1,0 +1,145 @@
+"""The report of one layer: which roads lead from it to the output, and its views at the operating points they allow."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+from featgeo.data.batches import Batch
+from featgeo.network.backward import MeanJacobian, mean_jacobians
+from featgeo.network.beside import at_frozen, at_jacobian, other_road
+from featgeo.network.frozen import FrozenLayer
+from featgeo.network.inputs import constant_features, feature_gain
+from featgeo.network.layers import Layer
+from featgeo.network.look import Outlook, look
+from featgeo.network.moves import mean_loss, measured_step
+from featgeo.network.run import Runner
+from featgeo.network.select import kind_of
+from featgeo.network.sweep import Statistic, Sweep
+from featgeo.network.taps import FrozenTail
+from featgeo.network.views import LayerReport, View
+from featgeo.theory.bayes import OperatingPoint, bayes_action
+from featgeo.theory.losses import Loss
+from featgeo.theory.risk import CanonicalRisk, Risk
+
+BYPASS = 1e-4  # variation of the output with the layer frozen, relative to its usual variation
+
+
+@dataclass
+class Bench:
+    """What layers are judged with, once the data have been seen.
+
+    Attributes:
+        run: the model, in evaluation mode.
+        taps: layers by name.
+        found: what the pass over the data found.
+        loss: the loss.
+        statistic: T(y) of checked targets.
+        risk: expected loss of an output.
+        output: the output's operating point.
+        weight_decay: λ.
+        at: the operating point asked for, None for each layer's own.
+        batches: some samples, for the passes that only bypassed layers need.
+        seconds: of one forward pass over these samples.
+        before: mean loss on these samples.
+        jacobians: mean Jacobians of the bypassed layers.
+    """
+
+    run: Runner
+    taps: dict[str, Layer]
+    found: Sweep
+    loss: Loss
+    statistic: Statistic
+    risk: Risk
+    output: OperatingPoint
+    weight_decay: float
+    at: str | None
+    batches: list[Batch]
+    seconds: float = 0.0
+    before: float = 0.0
+    jacobians: dict[str, MeanJacobian] = field(default_factory=dict)
+
+    def judge(self) -> dict[str, LayerReport]:
+        """Reports of all layers that the pass over the data saw."""
+        outlooks, variation = {}, {}
+        for name in self.found.layers:
+            outlooks[name] = Outlook.of(
+                self.taps[name], name, self.found, self.risk, self.output, self.weight_decay
+            )
+            if not self.found.seen[name].is_output:
+                variation[name] = self._tail(name).bypass(outlooks[name].mean_action)
+        bypassed = [name for name, value in variation.items() if not value <= BYPASS]
+        if bypassed and self.batches:
+            begin = time.perf_counter()
+            self.before = mean_loss(self.run, self.loss, self.batches)
+            self.seconds = time.perf_counter() - begin
+            lies = {name: self.found.seen[name].lie for name in bypassed}
+            layers = {name: self.taps[name] for name in bypassed}
+            self.jacobians = mean_jacobians(self.run, layers, lies, self.batches)
+        return {name: self._report(name, outlooks[name], variation.get(name)) for name in self.found.layers}
+
+    def _tail(self, name: str) -> FrozenTail:
+        return FrozenTail(
+            self.run, self.taps[name], self.found.probe, self.found.seen[name].lie, self.run.rows
+        )
+
+    def _report(self, name: str, outlook: Outlook, variation: float | None) -> LayerReport:
+        views, notes = {"average": look(outlook, outlook.average())}, list(outlook.notes)
+        status, reason, default, passes = "analysed", "", "average", 0.0
+        if variation is None:
+            views["bayes"] = replace(views["average"], at="bayes", tail_r2=None)
+        elif variation <= BYPASS:
+            point = bayes_action(
+                self.risk, self._tail(name), outlook.mean_action, precision=outlook.layer.weight.dtype
+            )
+            notes += point.notes(f"layer '{name}'")
+            if isinstance(self.risk, CanonicalRisk) or point.reached:
+                views["bayes"] = look(outlook, outlook.at_point(point))
+            else:
+                reason = "no bayes view: the tail cannot reach the output's Bayes action and the loss is not canonical"
+        else:
+            status = "bypassed"
+            reason = (
+                f"with the layer frozen the output still varies with the input ({variation:.1e} relative)"
+            )
+            if variation != variation:
+                reason = "one sample only: cannot tell whether another road leads to the output"
+            elif name in self.jacobians:
+                begin = time.perf_counter()
+                notes += self._beside(name, outlook, views)
+                passes = (time.perf_counter() - begin) / max(self.seconds, 1e-9)
+                default = "jacobian"
+        gain, noise = feature_gain(outlook)
+        return LayerReport(
+            name=name,
+            kind=kind_of(outlook.layer),
+            neurons=len(outlook.bias),
+            inputs=len(outlook.moments.mean),
+            status=status,
+            reason=reason,
+            feature_rank=outlook.whitener.rank,
+            is_output=variation is None,
+            depth=list(self.found.layers).index(name),
+            gain_features=gain,
+            gain_features_noise=noise,
+            constant_features=constant_features(outlook),
+            default=self.at if self.at in views else default,
+            passes=passes,
+            views=views,
+            warnings=tuple(notes),
+        )
+
+    def _beside(self, name: str, outlook: Outlook, views: dict[str, View]) -> list[str]:
+        """Adds the views that another road calls for; returns what is to be said of them."""
+        seen = self.found.seen[name]
+        notes: list[str] = []
+        frozen = FrozenLayer(self.run, outlook.layer, seen.lie, self.batches, self.loss)
+        road = other_road(outlook, frozen, seen, self.statistic)
+        views["jacobian"] = look(outlook, at_jacobian(outlook, self.jacobians[name], road))
+        if self.at == "bayes":
+            stand, notes = at_frozen(outlook, frozen, seen, name)
+            views["bayes"] = look(outlook, stand)
+        for at, view in views.items():
+            step = measured_step(self.run, self.loss, self.batches, outlook, view, self.before)
+            views[at] = replace(view, step=step)
+        return notes
