@@ -64,7 +64,7 @@ def test_targets_that_do_not_suit_the_loss(targets: Tensor, loss: Any, message: 
 
 
 OPTIONS: list[tuple[dict[str, Any], str]] = [
-    ({"at": "mean"}, r"at: found 'mean'\. Pass 'average' or 'bayes'"),
+    ({"at": "mean"}, r"at: found 'mean'\. Pass one of 'average', 'bayes', 'jacobian', or None"),
     ({"weight_decay": -0.1}, r"weight_decay: found -0\.1"),
     ({"weight_decay": float("nan")}, "weight_decay: found nan"),
     ({"weight_decay": float("inf")}, "weight_decay: found inf"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -44,13 +46,27 @@ def test_a_residual_branch_is_bypassed() -> None:
     }  # fmt: skip
     for name in ("inner", "outer"):
         layer = report[name]
-        assert set(layer.views) == {"average"}
-        assert layer.default == "average"
+        assert set(layer.views) == {"average", "jacobian", "bayes"}
+        assert layer.default == "bayes"
         assert "with the layer frozen the output still varies" in layer.reason
-        with pytest.raises(fg.FeatgeoError, match="no view at 'bayes'"):
-            layer.view("bayes")
         assert -1 <= layer.alignment <= 1
+        assert layer.passes > 0
     assert report["stem"].default == "bayes"
+
+
+@pytest.mark.parametrize(
+    ("options", "views", "default"),
+    [
+        ({}, {"average", "jacobian"}, "jacobian"),
+        ({"at": "average"}, {"average", "jacobian"}, "average"),
+        ({"subset": 0}, {"average"}, "average"),
+    ],
+)
+def test_views_of_a_bypassed_layer(options: dict[str, Any], views: set[str], default: str) -> None:
+    layer = quiet(Residual(), float_blobs(), **options)["inner"]
+    assert (set(layer.views), layer.default) == (views, default)
+    with pytest.raises(fg.FeatgeoError, match="no view at 'bayes'"):
+        layer.view("bayes")
 
 
 class InPlaceSum(nn.Module):

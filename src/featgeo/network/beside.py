@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from featgeo.network.backward import GROUPS, MeanJacobian
-from featgeo.network.frozen import FrozenLayer, FrozenRows, frozen_action, output_slopes
+from featgeo.network.frozen import FrozenLayer, FrozenRows, curved, frozen_action, output_slopes
 from featgeo.network.look import Beside, Outlook, Stand
 from featgeo.network.sweep import Statistic
 from featgeo.network.taps import Seen
@@ -253,14 +253,10 @@ def _compare(
     faithful.add_tail(
         torch.einsum("rpn,rn->rp", rows.factors, moved.to(rows.factors)), _through(rows, change)
     )
-    said = torch.func.jvp(lambda at: _slope(loss, at, rows.targets), (rows.outputs,), (change,))[1]
+    said = curved(loss, rows.outputs, rows.targets, change)
     seen = output_slopes(loss, g, rows.targets) - output_slopes(loss, rows.outputs, rows.targets)
-    faithful.add_loss(said.detach(), seen)
+    faithful.add_loss(said, seen)
 
 
 def _through(rows: FrozenRows, change: Tensor) -> Tensor:
     return torch.einsum("rpd,rd->rp", rows.projected, change.to(rows.projected))
-
-
-def _slope(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
-    return torch.func.grad(lambda at: loss.values(at, targets).sum())(outputs)

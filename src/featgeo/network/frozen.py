@@ -194,6 +194,17 @@ def output_slopes(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
     return slopes.detach()
 
 
+def curved(loss: Loss, outputs: Tensor, targets: Tensor, change: Tensor) -> Tensor:
+    """∂²loss/∂g² · change (r, d) of every row."""
+    with torch.enable_grad():
+        leaf = outputs.detach().requires_grad_()
+        (slopes,) = torch.autograd.grad(loss.values(leaf, targets).sum(), leaf, create_graph=True)
+        if not slopes.requires_grad:
+            return torch.zeros_like(outputs)
+        (found,) = torch.autograd.grad(slopes, leaf, change)
+    return found.detach()
+
+
 def projected(loss: Loss, outputs: Tensor, targets: Tensor, directions: Tensor) -> Tensor:
     """Rows vᵀ R (r, p, d) of factors R of ∂²loss/∂g² at every row, for directions (r, d, p)."""
     width, found = outputs.shape[1], []
@@ -212,7 +223,7 @@ def _factors(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
     def value(output: Tensor, target: Tensor) -> Tensor:
         return loss.values(output[None], target[None]).sum()
 
-    hessians = torch.vmap(torch.func.hessian(value))(outputs, targets).detach()
+    hessians = torch.vmap(torch.func.jacrev(torch.func.jacrev(value)))(outputs, targets).detach()
     values, vectors = torch.linalg.eigh(hessians)
     return values.clamp_min(0).sqrt()[:, :, None] * vectors.transpose(1, 2)
 

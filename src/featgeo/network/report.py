@@ -75,19 +75,18 @@ class Report:
         return {"format": FORMAT, **_plain(asdict(_without_weights(self)))}
 
     def to_frame(self, at: str | None = None) -> pd.DataFrame:
-        """One row per layer, numbers of one operating point (the report's own where none is named).
+        """One row per layer, numbers of one operating point (where none is named, of each layer's default view).
 
         Raises:
             FeatgeoError: for an operating point that there is not.
         """
         import pandas as pd  # heavy: only where a frame is wanted
 
-        at = self.at if at is None else at
-        if at not in POINTS:
+        if at is not None and at not in POINTS:
             raise FeatgeoError("at", f"{at!r}", f"Pass one of {POINTS}.")
         rows = []
         for layer in self:
-            view = layer.views.get(at)
+            view = layer.views.get(at or layer.default)
             row: dict[str, Any] = {
                 "layer": layer.name, "kind": layer.kind, "neurons": layer.neurons, "inputs": layer.inputs,
                 "status": layer.status,
