@@ -20,6 +20,7 @@ from featgeo.network.frozen import FrozenLayer, FrozenRows, curved, frozen_actio
 from featgeo.network.look import Beside, Outlook, Stand
 from featgeo.network.sweep import Statistic
 from featgeo.network.taps import Seen
+from featgeo.theory.bayes import SATURATED
 from featgeo.theory.linalg import psd_factor, thin_svd
 from featgeo.theory.losses import Loss
 
@@ -205,6 +206,8 @@ def at_frozen(outlook: Outlook, frozen: FrozenLayer, seen: Seen, name: str) -> t
         gap += values.sum(dtype=torch.float64).item()
         _compare(faithful, frozen.loss, outlook, f, g, rows, found.action)
     constant = outlook.loss + gap / sums.count
+    saturated = metric.diagonal() / sums.count < SATURATED**2 * found.usual
+    places = tuple(int(i) for i in saturated.nonzero()[:, 0])
     root, _ = psd_factor(metric / sums.count)
     width, output = len(outlook.output.output), outlook.output.factor
     spread = ((output @ outlook.pair.covariance[:width, :width]) * output).sum().sqrt()
@@ -213,6 +216,11 @@ def at_frozen(outlook: Outlook, frozen: FrozenLayer, seen: Seen, name: str) -> t
     step, score = found.action - mean, gradient / sums.count
     lost = 0.5 * (root @ step).square().sum() - score @ step
     notes = []
+    if places:
+        notes.append(
+            f"layer '{name}': the Bayes action beside the other road runs to saturation in {len(places)} of {size} "
+            "neurons; the theorem does not apply to them."
+        )
     if not found.converged:
         notes.append(
             f"layer '{name}': the search for the Bayes action beside the other road ended before its end, "
@@ -232,6 +240,7 @@ def at_frozen(outlook: Outlook, frozen: FrozenLayer, seen: Seen, name: str) -> t
         displacement=step,
         displacement_loss=lost.item(),
         constant_loss=constant,
+        saturated=places,
         beside=beside,
     )
     return stand, notes

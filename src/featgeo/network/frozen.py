@@ -238,7 +238,7 @@ class FrozenAction:
         decrement: the further decrease of the loss that a step promises.
         converged: whether that is little.
         rank: of the metric at the start; below n the action is not unique.
-        distance: from the start, in the metric there: its square over two is what the quadratic there sees it cost.
+        usual: diagonal of the metric at the start (n,).
     """
 
     action: Tensor
@@ -246,7 +246,7 @@ class FrozenAction:
     decrement: float
     converged: bool
     rank: int
-    distance: float
+    usual: Tensor
 
 
 def frozen_action(frozen: FrozenLayer, start: Tensor, precision: torch.dtype) -> FrozenAction:
@@ -283,6 +283,4 @@ def frozen_action(frozen: FrozenLayer, start: Tensor, precision: torch.dtype) ->
     size = float(np.linalg.norm(slope))
     converged = size <= max(level, 1e-7 if exact else 1e-3)
     action = start + back @ torch.from_numpy(place)
-    return FrozenAction(
-        action, steps, 0.5 * size**2, converged, int(seen.sum()), float(np.linalg.norm(place))
-    )
+    return FrozenAction(action, steps, 0.5 * size**2, converged, int(seen.sum()), begin.metric.diagonal())
