@@ -17,7 +17,8 @@ from torch import Tensor
 
 from featgeo.network.backward import GROUPS, MeanJacobian
 from featgeo.network.frozen import FrozenLayer, FrozenRows, curved, frozen_action, output_slopes
-from featgeo.network.look import Beside, Outlook, Stand
+from featgeo.network.look import Outlook
+from featgeo.network.stand import Beside, Stand
 from featgeo.network.sweep import Statistic
 from featgeo.network.taps import Seen
 from featgeo.theory.bayes import SATURATED

@@ -1,0 +1,67 @@
+"""An operating point of a layer: what its tail and the loss are replaced by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from featgeo.theory.linalg import ThinSVD, thin_svd
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What differs at a stand of a layer that another road bypasses.
+
+    Attributes:
+        cross: Cov(T, f) (d, k), with T what is left for the layer.
+        covariance: Cov(T) (d, d).
+        samples: rows that these were taken from.
+        locality: how far the picture holds.
+        error: standard error of the alignment through the estimate of the tail.
+        remark: what is to be said of the stand.
+    """
+
+    cross: Tensor
+    covariance: Tensor
+    samples: int
+    locality: float
+    error: float | None = None
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Stand:
+    """An operating point as a layer's quadratic needs it.
+
+    Attributes:
+        at: its name.
+        jacobian: of the tail (d, n).
+        metric: a factor of the output metric (m, d).
+        factor: thin SVD of R = metric · jacobian (m, n), RᵀR = H.
+        output: g there (d,).
+        displacement: what b + Wμ lacks to the best constant (n,).
+        displacement_loss: loss units lost through that.
+        constant_loss: loss at the constant.
+        tail_r2: R² of the linear tail.
+        saturated: neurons whose derivative vanishes.
+        beside: what differs where another road bypasses the layer.
+    """
+
+    at: str
+    jacobian: Tensor
+    metric: Tensor
+    factor: ThinSVD
+    output: Tensor
+    displacement: Tensor
+    displacement_loss: float
+    constant_loss: float
+    tail_r2: float | None = None
+    saturated: tuple[int, ...] = ()
+    beside: Beside | None = None
+
+    @cached_property
+    def readout(self) -> ThinSVD:
+        """The metric itself: R of a free linear read-out."""
+        return thin_svd(self.metric)
