@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
 from featgeo import Report
@@ -146,6 +146,23 @@ def test_score_ranks_files_and_the_layers_of_a_model(
     assert "same samples" in capsys.readouterr().err
 
 
+def test_head_of_a_file_and_of_a_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--weight-decay", "0.1", "--weight-decay", "0.01", "--cv", "3", "--test", "data.npz")
+    assert run("head", "data.npz", *options, "--out", "h.safetensors", monkeypatch=monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert "Cross-validation, 3 folds" in shown
+    assert "held out" in shown
+    assert set(load_file(folder / "h.safetensors")) == {"weight", "bias"}
+    assert (
+        run("head", "data.npz", "--model", "usermodel:build", "--refine", "0", monkeypatch=monkeypatch) == 0
+    )
+    assert "one pass" in capsys.readouterr().out
+    assert run("head", "data.npz", "--refine", "best", monkeypatch=monkeypatch) == 2
+    assert run("head", "data.npz", "--layer", "fc", monkeypatch=monkeypatch) == 2
+
+
 def test_help_names_the_verbs_with_an_example() -> None:
     def shown(*words: str) -> str:
         command = [sys.executable, "-c", "from featgeo.cli import main; main()", *words, "--help"]
@@ -154,6 +171,6 @@ def test_help_names_the_verbs_with_an_example() -> None:
         ).stdout
 
     top = shown()
-    for verb in ("demo", "analyze", "validate", "modes", "score"):
+    for verb in ("demo", "analyze", "validate", "modes", "score", "head"):
         assert verb in top
         assert "Example: featgeo" in shown(verb)

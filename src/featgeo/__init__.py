@@ -14,6 +14,9 @@ from featgeo.theory.problem import local_problem
 if TYPE_CHECKING:
     from featgeo.apply.compress import compress
     from featgeo.apply.compression import Compression, load_compressed
+    from featgeo.apply.estimators import LocalClassifier, LocalRegressor
+    from featgeo.apply.head import Head, solve_head
+    from featgeo.apply.init import init_head_, init_layers_
     from featgeo.apply.layer_features import layer_features
     from featgeo.apply.rank_features import rank_layers, rank_models
     from featgeo.apply.ranking import Ranking
@@ -28,9 +31,12 @@ __all__ = [
     "FeatgeoError",
     "FeatgeoWarning",
     "Finding",
+    "Head",
     "History",
     "LayerReport",
+    "LocalClassifier",
     "LocalProblem",
+    "LocalRegressor",
     "ModalDecomposition",
     "MultipleModalDecomposition",
     "Ranking",
@@ -41,12 +47,15 @@ __all__ = [
     "View",
     "analyze",
     "compress",
+    "init_head_",
+    "init_layers_",
     "layer_features",
     "load_compressed",
     "local_problem",
     "pair_dependence",
     "rank_layers",
     "rank_models",
+    "solve_head",
     "suggest_widths",
     "transfer_score",
 ]
@@ -54,18 +63,24 @@ __version__ = "0.1.0"
 
 _LATER = {
     "Compression": "apply.compression",
+    "Head": "apply.head",
+    "LocalClassifier": "apply.estimators",
+    "LocalRegressor": "apply.estimators",
     "ModalDecomposition": "tables.modes",
     "MultipleModalDecomposition": "tables.multiple",
     "Ranking": "apply.ranking",
     "TransferScore": "apply.transfer",
     "compress": "apply.compress",
     "layer_features": "apply.layer_features",
+    "init_head_": "apply.init",
+    "init_layers_": "apply.init",
     "load_compressed": "apply.compression",
     "pair_dependence": "tables.pairs",
     "rank_layers": "apply.rank_features",
     "rank_models": "apply.rank_features",
     "suggest_widths": "apply.widths",
     "transfer_score": "apply.transfer",
+    "solve_head": "apply.head",
 }
 
 

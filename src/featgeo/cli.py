@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 
 from featgeo.apply.compress import compress as run_compress
+from featgeo.apply.head_command import refine_of
+from featgeo.apply.head_command import run as run_head
 from featgeo.apply.rank_features import rank_layers, rank_models
 from featgeo.data.files import read_pair
 from featgeo.demo import demo as run_demo
@@ -201,6 +203,45 @@ def score(
     for path, write in ((csv, found.to_frame().to_csv), (plot, found.plot().savefig)):
         if path is not None:
             _written(path, write)
+
+
+@app.command(
+    epilog="Example: featgeo head features.npz --weight-decay 1e-3 --refine exact --out head.safetensors"
+)
+def head(
+    data: Annotated[Path, typer.Argument(help=".npz with 'features' and 'labels', or a .npy of features.")],
+    targets: Annotated[Path | None, typer.Option(help=".npy of targets, beside a .npy of features.")] = None,
+    loss: Annotated[str, typer.Option(help="cross_entropy, mse, bce or poisson.")] = "cross_entropy",
+    weight_decay: Annotated[
+        list[float] | None, typer.Option(help="λ of λ/2 ‖W‖²; 1e-3 by default; repeated: cross-validated.")
+    ] = None,
+    refine: Annotated[str, typer.Option(help="0: one pass; a number of steps; or exact.")] = "exact",
+    cv: Annotated[int, typer.Option(help="Folds of the cross-validation.", min=2)] = 5,
+    model: Annotated[
+        str | None, typer.Option(help="package.module:factory; the data are then its inputs.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="A .safetensors file or a plain state dict.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Name of the model's last layer.")] = None,
+    test: Annotated[Path | None, typer.Option(help=".npz of held-out samples.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write weight and bias as .safetensors.")] = None,
+) -> None:
+    """Solve the best last layer on given features, in one pass or exactly."""
+    if layer is not None and model is None:
+        raise FeatgeoError("layer", f"{layer!r} without a model", "Pass --model too.")
+    sys.path.insert(0, str(Path.cwd()))
+    run_head(
+        read_pair(data, targets),
+        loss,
+        weight_decay or [1e-3],
+        refine_of(refine),
+        cv,
+        None if model is None else load_model(model, weights),
+        layer,
+        None if test is None else read_pair(test),
+        out,
+        console,
+        sys.stderr.isatty(),
+    )
 
 
 def _written(path: Path, write: Callable[[Path], Any]) -> None:
