@@ -44,7 +44,8 @@ def layer_of(
     bias = problem.action + 0.1 * torch.from_numpy(rng.standard_normal(size))
     gap = problem.action - bias - weight @ mean
     return problem, feature, {
-        "factor": thin_svd(problem.factor), "cross": cross, "covariance": sigma, "whitener": whiten(sigma),
+        "factor": thin_svd(problem.factor), "jacobian": torch.eye(size).double(), "statistic": cross,
+        "white": whiten(sigma).white(cross), "covariance": sigma, "whitener": whiten(sigma),
         "mean": mean, "weight": weight, "bias": bias, "displacement": gap,
         "displacement_loss": 0.5 * float((problem.factor @ gap).square().sum()), "readout_gain": 0.2,
     }  # fmt: skip
@@ -61,7 +62,7 @@ def half(matrix: Tensor) -> Tensor:
 def test_gains_and_gaps_are_the_quadratic(hidden: bool, deficient: bool) -> None:
     problem, feature, known = layer_of(0, hidden, deficient)
     fit = fit_layer(**known)
-    weight, cross, sigma = known["weight"], known["cross"], known["covariance"]
+    weight, cross, sigma = known["weight"], known["statistic"], known["covariance"]
     metric = problem.metric
     inverse = np.linalg.pinv(metric.numpy(), rcond=1e-10), np.linalg.pinv(sigma.numpy(), rcond=1e-10)
     available = 0.5 * np.trace(inverse[0] @ cross.numpy() @ inverse[1] @ cross.numpy().T)
@@ -92,7 +93,7 @@ def test_alignment_and_scale_are_those_of_the_products(hidden: bool, deficient: 
 @pytest.mark.parametrize("decay", [0.0, 0.05])
 def test_the_optimum_aligns_with_itself(hidden: bool, deficient: bool, decay: float) -> None:
     problem, feature, known = layer_of(2, hidden, deficient)
-    best = optimal_weight(thin_svd(problem.factor), known["cross"], known["covariance"], decay)
+    best = optimal_weight(thin_svd(problem.factor), known["statistic"], known["covariance"], decay)
     assert torch.allclose(best, problem.optimal_weight(feature, decay)[0], atol=1e-10)
     known["displacement"] = problem.action - known["bias"] - best @ known["mean"]
     fit = fit_layer(**{**known, "weight": best}, weight_decay=decay)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from featgeo.network.look import Outlook, still
-from featgeo.theory.layer import whitened_modes
 from featgeo.theory.linalg import thin_svd
 from featgeo.theory.noise import adjusted_gain
 
@@ -19,8 +18,8 @@ def feature_gain(outlook: Outlook) -> tuple[float, float]:
     covariance Q of the whitened scores on its rows, and the standard deviation of the gain is √(r/2) ‖Q‖ / N.
     """
     metric, rank, samples = thin_svd(outlook.output.factor), outlook.whitener.rank, outlook.moments.count
-    modes = whitened_modes(metric, outlook.statistic_cross, outlook.whitener)
     half = (metric.right / metric.values).T
+    modes = half @ outlook.white[len(outlook.output.output) :]
     scores = half @ outlook.statistic_covariance @ half.T
     gain = adjusted_gain(0.5 * modes.square().sum().item(), scores, rank, samples)
     return gain, math.sqrt(rank / 2) * scores.norm().item() / samples

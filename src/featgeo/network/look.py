@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from featgeo.network.stand import Stand as Stand
 from featgeo.network.sweep import Sweep
 from featgeo.network.views import View
 from featgeo.theory.bayes import OperatingPoint
-from featgeo.theory.layer import LayerFit, average_tail, fit_layer, whitened_modes
+from featgeo.theory.layer import LayerFit, average_tail, fit_layer
 from featgeo.theory.linalg import Whitener, thin_svd, whiten
 from featgeo.theory.noise import adjusted_gain, noise_floor
 from featgeo.theory.risk import Risk
@@ -87,6 +88,11 @@ class Outlook:
     def _width(self) -> int:
         return len(self.output.output)
 
+    @cached_property
+    def white(self) -> Tensor:
+        """Cov(u, white features) (2d, r)."""
+        return self.whitener.white(self.moments.cross_covariance)
+
     @property
     def statistic_cross(self) -> Tensor:
         """Cov(T, f) (d, k)."""
@@ -158,10 +164,13 @@ class Outlook:
     def fit(self, stand: Stand) -> LayerFit:
         """The layer beside its optimum."""
         wanted = stand.beside.cross if stand.beside else self.statistic_cross
-        white = whitened_modes(stand.readout, wanted, self.whitener)
+        white = self.whitener.white(wanted) if stand.beside else self.white[self._width :]
+        readout = (stand.readout.right / stand.readout.values).T @ white
         return fit_layer(
             factor=stand.factor,
-            cross=stand.jacobian.T @ wanted,
+            jacobian=stand.jacobian,
+            statistic=wanted,
+            white=white,
             covariance=self.moments.covariance,
             whitener=self.whitener,
             mean=self.moments.mean,
@@ -169,7 +178,7 @@ class Outlook:
             bias=self.bias,
             displacement=stand.displacement,
             displacement_loss=stand.displacement_loss,
-            readout_gain=0.5 * white.square().sum().item(),
+            readout_gain=0.5 * readout.square().sum().item(),
             weight_decay=self.weight_decay,
         )
 
@@ -196,7 +205,7 @@ def locality(outlook: Outlook, stand: Stand) -> float:
     width = len(outlook.output.output)
     linear = stand.jacobian @ outlook.weight @ outlook.whitener.root  # (d, r)
     seen = stand.metric @ linear
-    actual = outlook.whitener.white(stand.metric @ outlook.moments.cross_covariance[:width])
+    actual = stand.metric @ outlook.white[:width]
     outputs = outlook.pair.covariance[:width, :width]
     spread = (stand.metric @ outputs * stand.metric).sum().sqrt()
     tail = (seen * actual).sum() / (seen.norm() * spread)

@@ -56,6 +56,11 @@ def whitened_modes(factor: ThinSVD, cross: Tensor, whitener: Whitener) -> Tensor
     return factor.left @ (whitener.white(factor.right.T @ cross) / factor.values[:, None])
 
 
+def tail_modes(factor: ThinSVD, jacobian: Tensor, white: Tensor) -> Tensor:
+    """The same (m, r) where K = Jᵀ Cov(T, f), from the tail's Jacobian J (d, n) and Cov(T, f) T (d, r)."""
+    return factor.left @ ((jacobian @ (factor.right / factor.values)).T @ white)
+
+
 @dataclass(frozen=True)
 class LayerFit:
     """A layer beside its local optimum. Gains and gaps in loss units.
@@ -90,7 +95,9 @@ class LayerFit:
 def fit_layer(
     *,
     factor: ThinSVD,
-    cross: Tensor,
+    jacobian: Tensor,
+    statistic: Tensor,
+    white: Tensor,
     covariance: Tensor,
     whitener: Whitener,
     mean: Tensor,
@@ -105,7 +112,9 @@ def fit_layer(
 
     Args:
         factor: thin SVD of R (m, n).
-        cross: K (n, k).
+        jacobian: of the tail, J (d, n).
+        statistic: Cov(T, f) (d, k), so that K = Jᵀ Cov(T, f).
+        white: Cov(T, f) T (d, r), the same with the whitened features.
         covariance: Σ (k, k).
         whitener: of Σ.
         mean: μ (k,).
@@ -117,11 +126,11 @@ def fit_layer(
         weight_decay: λ.
     """
     root = whitener.root  # R W Σ T has the norm of R W Σ^½ on the features' range
-    target = modes = whitened_modes(factor, cross, whitener)
+    target = modes = tail_modes(factor, jacobian, white)
     used = factor.matrix @ weight @ root
     best = _unpenalised(factor, modes, whitener)
     if weight_decay > 0:
-        best = optimal_weight(factor, cross, covariance, weight_decay)
+        best = optimal_weight(factor, jacobian.T @ statistic, covariance, weight_decay)
         target = factor.matrix @ best @ root
     available = 0.5 * modes.square().sum().item()
     gap_weight = 0.5 * (used - modes).square().sum().item()
