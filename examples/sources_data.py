@@ -151,7 +151,7 @@ def fraud() -> pd.DataFrame:
 def _idx(data: bytes) -> np.ndarray:
     """An array of bytes in the format of MNIST: two zeros, a type, the number of axes, the lengths, the values."""
     shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape).copy()
 
 
 def _split(arrays: list[np.ndarray]) -> Split:
