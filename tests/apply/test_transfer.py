@@ -304,7 +304,7 @@ def test_an_absent_class_is_said() -> None:
 BAD = {
     "method": ({"method": "h-score"}, "Known methods"),
     "NaN": ({"features": torch.full((300, 6), torch.nan)}, "NaN or infinite"),
-    "positions": ({"features": torch.zeros(300, 6, 2, 2)}, "average over positions"),
+    "positions": ({"features": torch.zeros(300, 6, 2, 2)}, "Pass real features"),
     "one sample": (
         {"features": torch.zeros(1, 6), "targets": torch.zeros(1, dtype=torch.int64)},
         "two at least",

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featgeo.apply.gather import check_features, outputs_of
 from featgeo.apply.transfer_axes import Axes, principal_axes
 from featgeo.apply.transfer_left_out import LeftOut, leave_one_out
 from featgeo.errors import FeatgeoError
@@ -117,7 +118,10 @@ def make_sample(features: Any, targets: Any, loss: Loss, outputs: int | None = N
     Raises:
         FeatgeoError: where they do not suit each other or the loss, hold NaN or infinity, or have one class only.
     """
-    x = check_features(features)
+    x = _tensor("features", features)
+    x = check_features(x[:, None] if x.ndim == 1 else x)
+    if len(x) < 2:
+        raise FeatgeoError("features", f"{len(x)} samples", "Pass two at least.")
     y = _check_targets(targets, len(x)).to(x.device)
     width = outputs_of(loss, y) if outputs is None else outputs
     checked = loss.check(y, width)
@@ -143,35 +147,6 @@ def make_sample(features: Any, targets: Any, loss: Loss, outputs: int | None = N
     return Sample(x, checked, loss, width, tuple(notes))
 
 
-def check_features(features: Any) -> Tensor:
-    """Features (n, k) as a floating tensor, finite, at least two rows.
-
-    Raises:
-        FeatgeoError: where they are not.
-    """
-    x = _tensor("features", features)
-    x = x[:, None] if x.ndim == 1 else x
-    if x.ndim != 2 or x.is_complex() or not x.shape[1]:
-        raise FeatgeoError(
-            "features",
-            f"shape {tuple(x.shape)} of {x.dtype}",
-            "Pass real features (samples, width); average over positions first.",
-        )
-    if len(x) < 2:
-        raise FeatgeoError("features", f"{len(x)} samples", "Pass two at least.")
-    if x.dtype not in (torch.float32, torch.float64):
-        x = x.float()
-    finite = torch.isfinite(x)
-    if not finite.all():
-        row, column = (~finite).nonzero()[0].tolist()
-        raise FeatgeoError(
-            "features",
-            f"NaN or infinite values (first: row {row}, feature {column})",
-            "Remove or impute them.",
-        )
-    return x
-
-
 def _tensor(argument: str, given: Any) -> Tensor:
     try:
         return (
@@ -190,12 +165,3 @@ def _check_targets(targets: Any, count: int) -> Tensor:
     if y.ndim == 0 or len(y) != count:
         raise FeatgeoError("targets", f"shape {tuple(y.shape)} for {count} samples", "Pass one target each.")
     return y
-
-
-def outputs_of(loss: Loss, targets: Tensor) -> int:
-    """The number of outputs that targets ask for: classes, or columns."""
-    if targets.ndim > 1:
-        return int(targets.flatten(1).shape[1])
-    if loss.name == "cross_entropy" and not targets.is_floating_point() and len(targets):
-        return max(2, int(targets.max()) + 1)
-    return 1
