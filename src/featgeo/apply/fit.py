@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from featgeo.apply.dual import dual_of, is_wide
-from featgeo.apply.newton import SAMPLE, Geometry, minimise, minimise_by_samples
+from featgeo.apply.newton import SAMPLE, Geometry, minimise, minimise_by_samples, newton_step
 from featgeo.apply.objective import Objective
 from featgeo.apply.onepass import Constant, Local, constant_of, local_of
 from featgeo.apply.rows import Rows
 from featgeo.theory.losses import CanonicalLoss, Loss, MeanSquare
 
 SQUARE = 4096  # widest features whose covariance is decomposed
-SINGLE = 1 << 22  # entries of the features above which the products of early steps run in float32
+SINGLE = 1 << 20  # entries of the features above which the products of early steps run in float32
 
 Refine = int | Literal["exact"]
 
@@ -169,10 +169,10 @@ def _search(problem: Problem, weight_decay: float, start: Tensor | None) -> Fit:
         problem.loss, rows, weight_decay, mean if problem.bias else None, problem.precision, problem.precision
     )
     level = problem.constant.loss
-    if (
-        not exact
-    ):  # of wide features the first Newton step from the constant, over all rows, is the local solution
-        steps = max(1, int(problem.refine))
+    if problem.refine == 0:
+        done = newton_step(objective, geometry, theta)
+    elif not exact:
+        steps = int(problem.refine)
         done = minimise(objective, geometry, theta, 0.0, steps, level, problem.progress)
     else:
         search = minimise_by_samples if start is None else minimise

@@ -26,11 +26,13 @@ PAIRS = 10  # quasi-Newton pairs
 ROUGH = 2e-2  # relative decrease still promised at which a sample's optimum is near enough to be left
 ROUGH_STEPS = 6
 COARSE = 1e-5  # promise below which products in float32 give way to float64
-FORCING = 0.05  # relative residual of the Newton equation, where the curvature is a sample's
+FORCING = 0.1  # relative residual of the Newton equation, where the curvature is a sample's
+TIGHT = 1e-8  # the same for a step that is the answer
 CG_STEPS = 20  # most products a step, there
 EXACT_CG_STEPS = 1000  # and where it is exact
 HALVINGS = 30
-GROWTH = 0.2  # share of the promised decrease below which the sample grows
+GROWTH = 0.2  # share of the promised decrease below which the sample grows; also
+SLOW = 0.6  # the ratio of two promises above which it does
 LEAST = 1e-4  # of F: a gain below that is not resolved further
 FLOOR = 1e-10  # relative curvature that is none
 
@@ -199,7 +201,8 @@ def minimise(
                 objective.dtype = torch.float64
                 value, gradient = objective.evaluate(theta)
                 continue
-            found = _search(objective, theta, value, direction, slope)
+            length = curvature.length(direction, slope)
+            found = _search(objective, theta, value, direction, slope, length)
             steps += 1
             bar.update()
             if found is None:  # rounding
@@ -213,10 +216,20 @@ def minimise(
             pairs.add(length * direction, new_gradient - gradient)
             theta, gained = theta + length * direction, value - new_value
             value, gradient = new_value, new_gradient
-            if not exact and size < held and (gained < GROWTH * promise):
+            poor = gained < GROWTH * promise or promise > SLOW * before
+            if not exact and size < held and steps > 1 and poor:
                 size = min(2 * size, held)
                 sample = objective.rows.sample(size)
     return Optimum(theta, value, gap, steps, converged)
+
+
+def newton_step(objective: Objective, geometry: Geometry, theta: Tensor) -> Optimum:
+    """One full Newton step: from the best constant, the local solution of features too wide for their covariance."""
+    gradient = objective.evaluate(theta)[1]
+    curvature = objective.curvature(theta, objective.rows.sample(SAMPLE))
+    precondition = geometry.inverse(curvature.metric(), objective.weight_decay)
+    step = conjugate_gradients(curvature, precondition, gradient, TIGHT, EXACT_CG_STEPS)
+    return Optimum(theta - step, math.nan, math.nan, 0, True)
 
 
 def _newton_solve(
@@ -236,10 +249,9 @@ def _newton_solve(
 
 
 def _search(
-    objective: Objective, theta: Tensor, value: float, direction: Tensor, slope: float
+    objective: Objective, theta: Tensor, value: float, direction: Tensor, slope: float, length: float
 ) -> tuple[float, float, Tensor] | None:
-    """The longest step of 1, ½, ¼ ... that lowers F enough, with F and its gradient there; None where none does."""
-    length = 1.0
+    """The first step of so long, half as long ... that lowers F enough, with F and its gradient there; else None."""
     for _ in range(HALVINGS):
         found, gradient = objective.evaluate(theta + length * direction)
         if found <= value + 1e-4 * length * slope and bool(torch.isfinite(gradient).all()):

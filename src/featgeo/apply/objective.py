@@ -11,12 +11,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 from featgeo.apply.rows import Block, Rows
 from featgeo.errors import FeatgeoError
 from featgeo.theory.losses import CanonicalLoss, Loss
 
+LENGTH = 0.02  # accuracy of a step's length
+NEWTON = 0.1  # share of the slope that may be left after a full step
 METRIC_WORK = 1 << 22  # entries of outputs of which the mean metric is taken one output at a time
 
 
@@ -103,6 +106,7 @@ class Curvature:
         bias: bool,
     ) -> None:
         self.total, self.weight_decay, self.bias = total, weight_decay, bias
+        self._loss, self._theta = loss, theta
         self._parts: list[tuple[Block, Tensor, Tensor]] = []
         for block in blocks:
             with torch.enable_grad():
@@ -125,6 +129,38 @@ class Curvature:
             product[:, -1] = 0
         product[:, :-1] += self.weight_decay * direction[:, :-1]
         return product
+
+    def length(self, direction: Tensor, slope: float, longest: float = 4.0) -> float:
+        """How far along a direction F falls, by these rows: outputs are linear in θ, so that trials need no products.
+
+        Args:
+            direction: (d, k + 1).
+            slope: of F over all rows at the start, which the rows' own slope is corrected by.
+            longest: most that is returned.
+        """
+        sides = [(block, z.detach(), block.outputs(direction)) for block, z, _ in self._parts]
+        weight, step = self._theta[:, :-1], direction[:, :-1]
+        level, bend = (weight * step).sum().item(), step.square().sum().item()
+
+        def slope_at(t: float) -> float:
+            total = 0.0
+            for block, z, change in sides:
+                scores = scores_of(self._loss, z + t * change, block.y)
+                if block.w is not None:
+                    scores = scores * block.w[:, None].to(scores.dtype)
+                total += (scores * change).sum(dtype=torch.float64).item()
+            return total / self.total + self.weight_decay * (level + t * bend)
+
+        shift = slope - slope_at(0.0)
+        low, high = 0.0, 1.0
+        if abs(end := slope_at(high) + shift) <= NEWTON * abs(slope):
+            return 1.0
+        while end < 0 and high < longest:
+            low, high = high, 2 * high
+            end = slope_at(high) + shift
+        if not end > 0:  # still falling, or not finite
+            return high if end <= 0 else 1.0
+        return float(brentq(lambda t: slope_at(t) + shift, low, high, xtol=LENGTH, rtol=LENGTH))
 
     def metric(self) -> Tensor:
         """H̄ (d, d), the mean of ∂²loss/∂z²; of many outputs over fewer rows."""

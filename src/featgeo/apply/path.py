@@ -16,7 +16,7 @@ from featgeo.errors import FeatgeoError
 from featgeo.theory.losses import CanonicalLoss
 
 Path = tuple[dict[str, float], ...]
-ENOUGH = 1e-6  # relative gap of the heads that are only compared
+ENOUGH = 1e-8  # relative gap of the heads that are only compared
 
 
 def folds_of(rows: Rows, folds: int) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 BLOCK = (
     2048  # rows at a time: a block stays in the cache between the product with W and the one with the scores
 )
+SMALL = 1 << 22  # entries of which a centred copy is kept in any precision
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Rows:
         self.count = len(y) if count is None else count
         self.width: int = 0 if x is None else x.shape[1]  # of a stream that passes once it is not known
         self.total = total if total is not None else float(len(y)) if w is None else w.sum().item()
-        self._centred: Tensor | None = None
+        self._centred: dict[torch.dtype, Tensor] = {}
 
     @property
     def in_memory(self) -> bool:
@@ -132,17 +133,18 @@ class Rows:
             yield self.x[part], self.y[part], None if self.w is None else self.w[part]
 
     def blocks(self, dtype: torch.dtype, shift: Tensor | None) -> Iterator[Block]:
-        """Blocks of centred rows in a precision; the float32 copy of what is in memory is made once."""
+        """Blocks of centred rows in a precision; a copy in float32, and any copy of few rows, is made once."""
         if self.is_sparse:
             for x, y, w in self.raw():
                 yield Block(x, y, w, shift)
             return
-        if shift is not None and self.in_memory and dtype == torch.float32 and self._centred is None:
-            self._centred = (self.x - shift.to(self.x.dtype)).to(dtype)
-        if self._centred is not None and dtype == torch.float32:
+        if shift is not None and self.in_memory and (dtype == torch.float32 or self.x.numel() <= SMALL):
+            if dtype not in self._centred:
+                self._centred[dtype] = (self.x - shift.to(self.x.dtype)).to(dtype)
             for start in range(0, self.count, BLOCK):
                 part = slice(start, start + BLOCK)
-                yield Block(self._centred[part], self.y[part], None if self.w is None else self.w[part])
+                w = None if self.w is None else self.w[part]
+                yield Block(self._centred[dtype][part], self.y[part], w)
             return
         for x, y, w in self.raw():
             rows = x.to(dtype)

@@ -1,0 +1,202 @@
+"""solve_head() against other ways to the same optimum: time to come within 1e-3 of it, on the same data in one run.
+
+Run: python benchmarks/head.py [--data fashion efficientnet minilm] [--decay 1e-4] [--repeats 3] [--threads 2] [--slow]
+``fashion``: the 60,000 × 784 pixels of Fashion-MNIST (Debian: apt-get install dataset-fashion-mnist). ``efficientnet``:
+what enters the last layer of EfficientNet-Lite0, pretrained on ImageNet, on CIFAR-10. ``minilm``: the last block of a
+sentence encoder on complaints of eight kinds. The features are those of benchmarks/feature_sets.py, kept in its folder.
+
+The others are given an advantage: torch's L-BFGS is stopped by an oracle that knows the optimum, and scikit-learn gets
+the fewest iterations (within a quarter) that suffice, found beforehand and not counted; ours stops by itself.
+``--slow`` adds newton-cholesky to the pixels, where one of its steps takes a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from feature_sets import TRAIN, feature_sets, sources
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+
+import featgeo as fg
+
+WITHIN = 1e-3
+Data = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def pixels() -> Data:
+    """Train and test images as rows in [0, 1], with labels."""
+    x, y, x_test, y_test = (torch.as_tensor(part) for part in sources.fashion_mnist())
+    scale = 255 if x.max() > 1 else 1
+    return x.flatten(1).float() / scale, y.long(), x_test.flatten(1).float() / scale, y_test.long()
+
+
+def pretrained(task: str, name: str) -> Data:
+    """Features of a pretrained network for a task, with labels."""
+    sets, targets = feature_sets(task)
+    x, y = torch.from_numpy(sets[name]), torch.from_numpy(targets).long()
+    return x[:TRAIN], y[:TRAIN], x[TRAIN:], y[TRAIN:]
+
+
+DATA: dict[str, Callable[[], Data]] = {
+    "fashion": pixels,
+    "efficientnet": lambda: pretrained("cifar10", "efficientnet/_fc"),
+    "minilm": lambda: pretrained("complaints", "minilm/block 6"),
+}
+
+
+def objective(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, decay: float) -> float:
+    """Mean cross-entropy + λ/2 ‖W‖², in float64."""
+    total = 0.0
+    for rows, labels in zip(x.split(4096), y.split(4096), strict=True):
+        outputs = rows.double() @ weight.double().T + bias.double()
+        total += F.cross_entropy(outputs, labels, reduction="sum").item()
+    return total / len(x) + decay / 2 * weight.double().square().sum().item()
+
+
+def timed(job: Callable[[], object]) -> tuple[float, object]:
+    """Seconds of a call, and what it gave."""
+    start = time.perf_counter()
+    result = job()
+    return time.perf_counter() - start, result
+
+
+def by_torch(x: Tensor, y: Tensor, decay: float, goal: float) -> float:
+    """Seconds of torch's L-BFGS, unpreconditioned, until the objective is below the goal (NaN: never)."""
+    head = nn.Linear(x.shape[1], int(y.max()) + 1)
+    nn.init.zeros_(head.weight), nn.init.zeros_(head.bias)
+    solver = torch.optim.LBFGS(
+        head.parameters(),
+        max_iter=2000,
+        max_eval=4000,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=0,
+        tolerance_change=0,
+    )
+
+    class Reached(Exception):
+        pass
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        value = F.cross_entropy(head(x), y) + decay / 2 * head.weight.square().sum()
+        if value.item() <= goal:
+            raise Reached
+        value.backward()
+        return value
+
+    start = time.perf_counter()
+    try:
+        solver.step(closure)
+    except Reached:
+        return time.perf_counter() - start
+    return float("nan")
+
+
+def by_sklearn(x: Tensor, y: Tensor, decay: float, solver: str, steps: int) -> LogisticRegression:
+    """LogisticRegression stopped after some steps."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = LogisticRegression(C=1 / (decay * len(x)), solver=solver, max_iter=steps, tol=1e-12)
+        return model.fit(x.numpy(), y.numpy())
+
+
+def fewest_steps(x: Tensor, y: Tensor, decay: float, solver: str, goal: float, most: int) -> int | None:
+    """The fewest iterations (within a quarter) that reach the goal."""
+    steps = 2 if solver == "newton-cholesky" else 40
+    while steps <= most:
+        model = by_sklearn(x, y, decay, solver, steps)
+        if objective(x, y, torch.tensor(model.coef_), torch.tensor(model.intercept_), decay) <= goal:
+            return steps
+        steps = max(steps + 1, round(1.25 * steps))
+    return None
+
+
+def accuracy(outputs: Tensor, labels: Tensor) -> float:
+    """Share of right answers."""
+    return (outputs.argmax(1) == labels).double().mean().item()
+
+
+def compare(name: str, data: Data, decay: float, repeats: int, slow: bool) -> None:
+    """Print the table of one data set."""
+    x, y, x_test, y_test = data
+    print(f"\n{name}: {len(x):,} × {x.shape[1]}, {int(y.max()) + 1} classes, λ = {decay:g}")
+    fg.solve_head(x[:3000], y[:3000], weight_decay=decay, refine="exact", tolerance=1e-2)  # warm
+    total, best = timed(lambda: fg.solve_head(x, y, weight_decay=decay, refine="exact"))
+    assert isinstance(best, fg.Head)
+    goal = best.objective * (1 + WITHIN)
+    solvers = ["lbfgs"] + (["newton-cholesky"] if slow or x.shape[1] <= 400 else [])
+    steps = {s: fewest_steps(x, y, decay, s, goal, 12 if s == "newton-cholesky" else 2000) for s in solvers}
+    times: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        run, near = timed(
+            lambda: fg.solve_head(x, y, weight_decay=decay, refine="exact", tolerance=WITHIN / 2)
+        )
+        assert isinstance(near, fg.Head)
+        reached = objective(x, y, near.weight, near.bias, decay) / best.objective - 1
+        times.setdefault("featgeo, within 1e-3", []).append(run)
+        times.setdefault("featgeo, one pass", []).append(
+            timed(lambda: fg.solve_head(x, y, weight_decay=decay))[0]
+        )
+        times.setdefault("torch L-BFGS", []).append(by_torch(x, y, decay, goal))
+        for solver, count in steps.items():
+            if count is not None:
+                run, _ = timed(lambda s=solver, c=count: by_sklearn(x, y, decay, s, c))  # type: ignore[misc]
+                times.setdefault(f"scikit-learn {solver} ({count} steps)", []).append(run)
+    medians = {key: statistics.median(values) for key, values in times.items()}
+    ours = medians.pop("featgeo, within 1e-3")
+    one_pass = medians.pop("featgeo, one pass")
+    print(
+        f"  objective {best.objective:.8f}, gap {best.gap:.1e}; ours stopped {reached:.1e} above it (relative)"
+    )
+    print(f"  {'featgeo, exact to 1e-9':38}{total:9.2f} s   {best.passes} passes")
+    print(f"  {'featgeo, within 1e-3':38}{ours:9.2f} s")
+    for key, value in medians.items():
+        print(f"  {key:38}{value:9.2f} s   {value / ours:6.1f} × ours")
+    print(f"  best peer / ours: {min(v for v in medians.values() if v == v) / ours:.1f}")
+    for solver, count in steps.items():
+        if count is None:
+            print(f"  scikit-learn {solver}: not within 1e-3")
+    full, _ = timed(
+        lambda: LogisticRegression(C=1 / (decay * len(x)), max_iter=10_000).fit(x.numpy(), y.numpy())
+    )
+    lda_time, lda = timed(lambda: LinearDiscriminantAnalysis().fit(x.numpy(), y.numpy()))
+    assert isinstance(lda, LinearDiscriminantAnalysis)
+    head = fg.solve_head(x, y, weight_decay=decay)
+    print(
+        f"  one pass {one_pass:.3f} s: a full fit of scikit-learn (lbfgs, its own tolerance) {full / one_pass:.0f} ×, "
+        f"ours {total / one_pass:.0f} ×, LDA {lda_time / one_pass:.1f} ×"
+    )
+    print(
+        f"  test accuracy: one pass {accuracy(head(x_test), y_test):.4f}, "
+        f"LDA {np.mean(lda.predict(x_test.numpy()) == y_test.numpy()):.4f}, "
+        f"full fit {accuracy(best(x_test), y_test):.4f}"
+    )
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", nargs="*", default=list(DATA), choices=list(DATA))
+    parser.add_argument("--decay", type=float, default=1e-4)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--slow", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore", fg.FeatgeoWarning)
+    print(f"{torch.get_num_threads()} threads, medians of {options.repeats} interleaved runs")
+    for name in options.data:
+        compare(name, DATA[name](), options.decay, options.repeats, options.slow)
+
+
+if __name__ == "__main__":
+    main()
