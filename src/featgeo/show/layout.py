@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from itertools import takewhile
+from os.path import commonprefix
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -48,7 +50,8 @@ def place(figure: Sheet, left: float, top: float, width: float, height: float) -
 def side_by_side(figure: Sheet, names: Sequence[str], right: float = 1.3) -> tuple[Axes, Axes]:
     """Two axes with a row per layer and the names at the left; the right one has a width in inches."""
     across, down = size(figure)
-    labels = SIDE + LETTER * max(len(short(name)) for name in names) + 0.08
+    names = short_names(names)
+    labels = SIDE + LETTER * max(map(len, names)) + 0.08
     height = min(down - TOP - BOTTOM, max(2, len(names)) * row_height(len(names)))
     gap = 0.2
     left = place(figure, labels, TOP, across - labels - gap - right - SIDE, height)
@@ -57,6 +60,20 @@ def side_by_side(figure: Sheet, names: Sequence[str], right: float = 1.3) -> tup
         _rows(axes, names)
     beside.tick_params(axis="y", labelleft=False)
     return left, beside
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Layers' names for a figure: the path that all numbered layers share is left out, then each is made short."""
+    paths = [name.split(".") for name in names]
+    stems = [list(takewhile(lambda part: not part.isdigit(), path)) for path in paths]
+    numbered = [stem for stem, path in zip(stems, paths, strict=True) if len(stem) < len(path)]
+    shared = len(commonprefix(numbered)) if len(numbered) > 1 else 0  # lists of parts, not letters
+    cut = [
+        ".".join(path[shared:] if len(stem) < len(path) else path)
+        for path, stem in zip(paths, stems, strict=True)
+    ]
+    chosen = cut if len(set(cut)) == len(set(names)) else names
+    return [short(name) for name in chosen]
 
 
 def short(name: str, length: int = LABEL_LENGTH) -> str:
@@ -124,7 +141,7 @@ def _rows(axes: Axes, names: Sequence[str]) -> None:
     ticks = range(
         0, count, math.ceil(0.12 / row_height(count))
     )  # height of a line of text over that of a row
-    axes.set_yticks(ticks, [short(names[tick]) for tick in ticks])
+    axes.set_yticks(ticks, [names[tick] for tick in ticks])
     axes.set_ylim(max(2, count) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0, pad=4)
     axes.spines["left"].set_visible(False)

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from featgeo.show import style
-from featgeo.show.layout import LETTER, SIDE, TOP, Sheet, heading, name_ends, place, short, size
+from featgeo.show.layout import LETTER, SIDE, TOP, Sheet, heading, name_ends, place, short, short_names, size
 from featgeo.show.rows import Row, finite
 from featgeo.show.words import number, unit
 
@@ -43,6 +43,7 @@ def draw_spectra(figure: Sheet, rows: Sequence[Row], total: int) -> None:
     width = (across - left - SIDE - (columns - 1) * GAP) / columns
     modes = min(max(len(row.spectrum) for row in rows), max(8, *(2 * (row.significant or 0) for row in rows)))
     top = max(max(row.spectrum) for row in rows) or 1.0
+    names = short_names([row.name for row in rows])
     for i, row in enumerate(rows):
         line, column = divmod(i, columns)
         above = TOP - 0.03 + TILE_TOP + line * (tile + TILE_TOP + TILE_BOTTOM)
@@ -53,7 +54,7 @@ def draw_spectra(figure: Sheet, rows: Sequence[Row], total: int) -> None:
         axes.grid(visible=False, axis="x")
         _spectrum(axes, row, modes)
         letters = int(width / LETTER)
-        axes.text(0, 1 + 0.16 / tile, short(row.name, letters), transform=axes.transAxes, fontsize=style.FONT)
+        axes.text(0, 1 + 0.16 / tile, short(names[i], letters), transform=axes.transAxes, fontsize=style.FONT)
         told = f"{row.significant} of {len(row.spectrum)} stand out"
         axes.text(
             0, 1 + 0.04 / tile, told, transform=axes.transAxes, fontsize=style.FONT - 1.0, color=style.MUTED
@@ -64,7 +65,7 @@ def draw_spectra(figure: Sheet, rows: Sequence[Row], total: int) -> None:
 def draw_width(figure: Sheet, rows: Sequence[Row], data: Mapping[str, Any]) -> None:
     """Predicted loss against modes kept: solid while modes stand out from noise, dotted beyond."""
     across, down = size(figure)
-    names = [short(row.name) for row in rows]
+    names = short_names([row.name for row in rows])
     space = 0.16 + LETTER * max(map(len, names))
     axes = place(figure, 0.4, TOP, across - 0.4 - SIDE - space, down - TOP - 0.4)
     reach = max(4, *(_settled(row.width_curve) for row in rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from featgeo.show.rows import Row, finite, printable
@@ -79,10 +80,38 @@ def loss_name(data: Mapping[str, Any]) -> str:
 
 
 def listed(names: Sequence[str], limit: int) -> str:
-    """Names with commas, the rest counted."""
-    shown = list(names) if len(names) <= limit + 1 else list(names[:limit])
+    """Names with commas, those that differ in one number as one (``layer.{0-5}.dense``), the rest counted."""
+    names = _families(names)
+    shown = names if len(names) <= limit + 1 else names[:limit]
     rest = len(names) - len(shown)
     return ", ".join(shown) + (f" and {rest} more" if rest else "")
+
+
+def _families(names: Sequence[str]) -> list[str]:
+    """The names, three or more that differ in one number of their path only put together as ``{0-5,7}``."""
+    families: dict[tuple[str, ...], list[int]] = {}
+    for name in names:
+        parts = name.split(".")
+        for i, part in enumerate(parts):
+            if part.isdigit() and len(parts) > 1:
+                families.setdefault((*parts[:i], "{}", *parts[i + 1 :]), []).append(int(part))
+    told: dict[str, None] = {}
+    for name in names:
+        parts = name.split(".")
+        keys = [(*parts[:i], "{}", *parts[i + 1 :]) for i, part in enumerate(parts) if part.isdigit()]
+        best = max(keys, key=lambda key: len(families.get(key, ())), default=())
+        numbers = sorted(set(families.get(best, ())))
+        told[".".join(best).replace("{}", f"{{{_runs(numbers)}}}") if len(numbers) > 2 else name] = None
+    return list(told)
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """Ascending numbers with commas, runs of three or more as their ends."""
+    text: list[str] = []
+    for _, run in groupby(enumerate(numbers), lambda item: item[1] - item[0]):
+        values = [str(value) for _, value in run]
+        text += [f"{values[0]}-{values[-1]}"] if len(values) > 2 else values
+    return ",".join(text)
 
 
 def sentence(text: Any) -> str:

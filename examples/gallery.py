@@ -1,0 +1,42 @@
+"""Runs the scripts of the gallery and writes docs/gallery.md from what they found.
+
+Run: make gallery   (or python examples/gallery.py [NAME ...] for some sections only, in an environment that has them)
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from gallery_section import SECTIONS
+
+HERE = Path(__file__).parent
+NAMES = ("text", "images", "residual", "table")
+INTRODUCTION = """# Gallery: networks that nobody here wrote
+
+`fg.analyze` on pretrained networks and on architectures of well-known packages, with real data. This page is written by
+`make gallery`: nothing in it was typed by hand. Each section has a script, `examples/gallery_NAME.py`; the packages that
+carry data and weights are in [`examples/sources.py`](../examples/sources.py), with their licences.
+
+How to read the tables: *alignment* is the cosine of what a layer's weights do with what the locally optimal weights W*
+would do, *shuffled* the same with the labels permuted (what chance shows), *rank 99 %* the modes that hold 99 % of the
+gain, *locality* and *agreement* how far the numbers may be believed, *read-out gain* what a free linear classifier on
+the layer's input could gain. Layers on a bypassed road are read at the operating point that the report chose for them.
+
+The interventions test the report. *Frozen*: the layer puts out its mean for every sample; the report says that this
+costs the gain the layer uses. *Step*: its weights go a tenth of the way to W*; the report says that this gains
+1 - 0.9² of the gap to W*. With hard labels networks are far outside the local region, so the order of the layers is
+what to look at, more than the size.
+"""
+
+
+def main() -> None:
+    for name in sys.argv[1:] or NAMES:
+        print(f"== {name}", flush=True)
+        subprocess.run([sys.executable, HERE / f"gallery_{name}.py"], check=True)
+    here = [path for name in NAMES if (path := SECTIONS / f"{name}.md").exists()]
+    text = "\n".join([INTRODUCTION, *(path.read_text(encoding="utf-8") for path in here)])
+    (HERE.parent / "docs" / "gallery.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
