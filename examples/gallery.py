@@ -14,8 +14,7 @@ NAMES = ("text", "images", "residual", "table")
 INTRODUCTION = """# Gallery: networks that nobody here wrote
 
 `fg.analyze` on pretrained networks and on architectures of well-known packages, with real data. This page is written by
-`make gallery`: nothing in it was typed by hand. Each section has a script, `examples/gallery_NAME.py`; the packages that
-carry data and weights are in [`examples/sources.py`](../examples/sources.py), with their licences.
+`make gallery`, numbers and all. Each section has a script, `examples/gallery_NAME.py`; the packages that carry data and weights are in [`examples/sources.py`](../examples/sources.py), with their licences.
 
 How to read the tables: *alignment* is the cosine of what a layer's weights do with what the locally optimal weights W*
 would do, *shuffled* the same with the labels permuted (what chance shows), *rank 99 %* the modes that hold 99 % of the

@@ -57,7 +57,9 @@ def main() -> None:
     order = torch.randperm(SAMPLES)
     shuffled = fg.analyze(model, (images, labels[order]), layers=wanted, batch_size=BATCH)
     section.report(report, shuffled)
-    section.figure(report.plot(), "Alignment, gain, spectra and width curves of the layers of EfficientNet-Lite0")
+    section.figure(
+        report.plot(), "Alignment, gain, spectra and width curves of the layers of EfficientNet-Lite0"
+    )
 
     part = list(zip(images[:MEASURED].split(BATCH), labels[:MEASURED].split(BATCH), strict=True))
 

@@ -100,7 +100,9 @@ class Section:
 
     def write(self) -> None:
         """Writes the section."""
-        self.parts.append(f"*{time.perf_counter() - self.begin:.0f} s on {torch.get_num_threads()} thread(s).*")
+        self.parts.append(
+            f"*{time.perf_counter() - self.begin:.0f} s on {torch.get_num_threads()} thread(s).*"
+        )
         SECTIONS.mkdir(parents=True, exist_ok=True)
         (SECTIONS / f"{self.name}.md").write_text("\n\n".join(self.parts) + "\n", encoding="utf-8")
 
@@ -142,7 +144,9 @@ def frozen(module: nn.Module, run: Callable[[], float]) -> Iterator[None]:
     def others(x: Tensor) -> list[int]:
         return [i for i in range(x.ndim) if i != axis % x.ndim]
 
-    handle = module.register_forward_hook(lambda _m, _i, out: sums.append(out.mean(others(out), keepdim=True)))
+    handle = module.register_forward_hook(
+        lambda _m, _i, out: sums.append(out.mean(others(out), keepdim=True))
+    )
     run()
     handle.remove()
     mean = torch.stack(sums).mean(0)
@@ -181,5 +185,7 @@ def _get(layer: fg.LayerReport, what: str | Callable[[fg.LayerReport], Any]) -> 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return "–" if value != value else f"{value:.3g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
+        return (
+            "–" if value != value else f"{value:.3g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
+        )
     return str(value)

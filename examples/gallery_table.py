@@ -53,7 +53,9 @@ def main() -> None:
     model = FTTransformer(n_cont_features=x.shape[1], cat_cardinalities=cardinalities, d_out=2, **size)
     train(model, x[HELD_OUT:], codes[HELD_OUT:], y[HELD_OUT:])
     with torch.no_grad():
-        right = torch.cat([model(*inputs).argmax(1) == t for inputs, t in batches(x, codes, y)[: HELD_OUT // BATCH]])
+        right = torch.cat(
+            [model(*inputs).argmax(1) == t for inputs, t in batches(x, codes, y)[: HELD_OUT // BATCH]]
+        )
     section.say(
         f"FT-Transformer (Gorishniy et al. 2021, MIT) with two blocks of 64 units on {x.shape[1]} numbers and "
         f"{codes.shape[1]} categories, {EPOCHS} epochs on {len(y) - HELD_OUT:,} people of the Adult data (UCI): does "

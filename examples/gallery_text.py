@@ -78,9 +78,13 @@ def main() -> None:
     )
     report = fg.analyze(model, data)
     order = torch.randperm(SAMPLES)
-    shuffled = fg.analyze(model, batches({k: torch.cat([d[0][k] for d in data]) for k in data[0][0]}, labels[order]))
+    shuffled = fg.analyze(
+        model, batches({k: torch.cat([d[0][k] for d in data]) for k in data[0][0]}, labels[order])
+    )
     section.report(report, shuffled)
-    section.figure(report.plot(), "Alignment, gain, spectra and width curves of the layers of the sentence encoder")
+    section.figure(
+        report.plot(), "Alignment, gain, spectra and width curves of the layers of the sentence encoder"
+    )
 
     blocks = {
         f"after {i} blocks": {
@@ -91,7 +95,9 @@ def main() -> None:
         for i in range(7)
     }  # fmt: skip
     table = pd.DataFrame.from_dict(blocks, orient="index").rename_axis("features")
-    section.say("Does the gain of a linear read-out, found in the one pass, say which features classify well?")
+    section.say(
+        "Does the gain of a linear read-out, found in the one pass, say which features classify well?"
+    )
     section.table(table)
     section.say(f"Rank correlation over the seven: {table.corr(method='spearman').iloc[0, 1]:.2f}.")
 

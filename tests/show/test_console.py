@@ -7,6 +7,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from featgeo.errors import FeatgeoError
+from featgeo.show import words
 from featgeo.show.console import as_text, report_table
 from tests.show.fakes import fake_layer, fake_report, five_layers, many_layers, skipped_layer
 
@@ -101,3 +102,11 @@ def test_the_width_of_the_terminal_is_kept_within_bounds(monkeypatch):
 def test_other_data_is_refused():
     with pytest.raises(FeatgeoError, match=r"Report\.to_dict"):
         report_table({"layers": {}})
+
+
+def test_names_that_differ_in_one_number_are_told_as_one():
+    names = [f"encoder.layer.{i}.{part}" for i in (0, 1, 2, 4) for part in ("query", "dense")] + ["head"]
+    assert words.listed(names, 6) == "encoder.layer.{0-2,4}.query, encoder.layer.{0-2,4}.dense, head"
+    assert words.listed(["0", "2", "4"], 6) == "0, 2, 4"
+    assert words.listed(["a.0", "a.1"], 6) == "a.0, a.1"
+    assert words.listed(list("abcdefghi"), 3) == "a, b, c and 6 more"

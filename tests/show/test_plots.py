@@ -105,6 +105,9 @@ def test_names_are_shortened_from_the_left():
     assert layout.short("head") == "head"
     assert layout.short("features.denseblock4.denselayer16.conv2") == "f.d4.d16.conv2"
     assert layout.short("transformer.h.11.attention.c_proj") == "t.h.11.a.c_proj"
+    names = [f"encoder.words.encoder.layer.{i}.attention.self.query" for i in (0, 1)]
+    assert layout.short_names([*names, "head"]) == ["0.a.self.query", "1.a.self.query", "head"]
+    assert layout.short_names(["a.0.x", "a.1.x", "b.0.x"]) == ["a.0.x", "a.1.x", "b.0.x"]
     assert layout.short("x" * 40) == "…" + "x" * (layout.LABEL_LENGTH - 1)
 
 

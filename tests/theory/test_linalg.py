@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from featgeo.theory.layer import optimal_weight, whitened_modes
-from featgeo.theory.linalg import psd_factor, rank_tolerance, solve_ridge, thin_svd, whiten
+from featgeo.theory.linalg import eigen, psd_factor, rank_tolerance, solve_ridge, thin_svd, whiten
 from featgeo.theory.losses import CrossEntropy
 
 
@@ -190,3 +190,29 @@ def test_ridge_solver_against_a_kronecker_system() -> None:
     )
     system = np.kron(metric, sigma) + 0.3 * np.eye(20)
     assert np.allclose(weight.numpy().reshape(-1), np.linalg.solve(system, cross.reshape(-1)), atol=1e-10)
+
+
+def test_eigenvectors_of_a_convolution_over_one_pixel() -> None:
+    torch.manual_seed(0)
+    features = torch.zeros(4096, 1152)  # all taps but the middle one of 3 x 3 see padding
+    features[:, 4::9] = torch.relu(torch.randn(4096, 128) @ torch.randn(128, 128))
+    centred = features - features.mean(0)
+    covariance = (centred.T @ centred / len(features)).to(torch.float64)
+    values, vectors = eigen(covariance)  # torch.linalg.eigh may fail here, by library and number of threads
+    torch.testing.assert_close((vectors * values) @ vectors.T, covariance, rtol=0.0, atol=1e-11)
+    torch.testing.assert_close(
+        vectors.T @ vectors, torch.eye(1152, dtype=torch.float64), rtol=0.0, atol=1e-11
+    )
+
+
+def test_eigenvectors_where_torch_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_matrix: Tensor) -> None:
+        raise torch.linalg.LinAlgError("no convergence")
+
+    matrix = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+    monkeypatch.setattr(torch.linalg, "eigh", fail)
+    values, vectors = eigen(matrix)
+    torch.testing.assert_close(values, torch.tensor([1.0, 3.0], dtype=torch.float64))
+    torch.testing.assert_close((vectors * values) @ vectors.T, matrix)
+    with pytest.raises(torch.linalg.LinAlgError):
+        eigen(torch.full((2, 2), torch.nan, dtype=torch.float64))

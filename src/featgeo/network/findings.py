@@ -21,6 +21,7 @@ LOST = 0.1  # share of the gain that a linear read-out has before a layer and no
 CHANCE = 2.0  # standard deviations of chance that the loss of gain must exceed, too
 DEAD = 0.02  # share of a layer's neurons, one in fifty, that are dead or saturated
 DEPENDENT = 0  # features that others determine linearly, beside those that never vary
+BOUNDED = ("cross_entropy", "mse", "bce")  # losses that are never negative
 WIDE = 0.5  # share of the neurons that the modes for 99 % of the gain need
 
 LISTED = 8  # most neurons that a finding names
@@ -42,6 +43,11 @@ def has_signal(layer: LayerReport) -> bool:
 def is_local(layer: LayerReport) -> bool:
     """Whether the quadratic's numbers can be believed for this layer."""
     return bool(layer.locality >= LOCAL and layer.agreement >= AGREES)
+
+
+def _attainable(report: Report, layer: LayerReport) -> bool:
+    """Whether the loss that the quadratic promises W* can be: of these losses none is below zero."""
+    return report.loss not in BOUNDED or bool(layer.gain_available <= layer.constant_loss)
 
 
 def _call(report: Report, name: str, more: str = "") -> str:
@@ -86,7 +92,7 @@ def _head(report: Report, layer: LayerReport) -> Iterator[Finding]:
     """The last layer's weights are not the best for the features that it is given."""
     # ‖U - U*‖²/‖U*‖² with U = R W Σ^½: the gap over the gain at λ = 0, and its like at λ > 0
     missed = 1 + layer.scale**2 - 2 * layer.alignment * layer.scale
-    if layer.is_output and has_signal(layer) and is_local(layer) and missed > GAP:
+    if layer.is_output and has_signal(layer) and is_local(layer) and _attainable(report, layer) and missed > GAP:
         penalty = f", weight_decay={report.weight_decay:g}" if report.weight_decay else ""
         yield Finding(
             layer.name,

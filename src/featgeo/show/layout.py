@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Sequence
 from itertools import takewhile
-from os.path import commonprefix
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -67,7 +66,8 @@ def short_names(names: Sequence[str]) -> list[str]:
     paths = [name.split(".") for name in names]
     stems = [list(takewhile(lambda part: not part.isdigit(), path)) for path in paths]
     numbered = [stem for stem, path in zip(stems, paths, strict=True) if len(stem) < len(path)]
-    shared = len(commonprefix(numbered)) if len(numbered) > 1 else 0  # lists of parts, not letters
+    alike = takewhile(lambda parts: len(set(parts)) == 1, zip(*numbered, strict=False))
+    shared = len(list(alike)) if len(numbered) > 1 else 0
     cut = [
         ".".join(path[shared:] if len(stem) < len(path) else path)
         for path, stem in zip(paths, stems, strict=True)

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -111,7 +112,7 @@ def whiten(covariance: Tensor, accumulated: torch.dtype = torch.float64) -> Whit
     lower = _certain_cholesky(alive, spread, tolerance)
     if lower is not None:
         return Whitener(len(lower), tolerance, accumulated, scale, lower=lower)
-    values, vectors = torch.linalg.eigh(alive / spread.outer(spread))
+    values, vectors = eigen(alive / spread.outer(spread))
     keep = values > tolerance * values.max().clamp_min(0) if len(values) else values > 0
     return Whitener(int(keep.sum()), tolerance, accumulated, scale, eigen=(values[keep], vectors[:, keep]))
 
@@ -147,6 +148,21 @@ def cholesky_solve(lower: Tensor, right: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(lower.T, half, upper=True)
 
 
+def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (k,) and eigenvectors (k, k) of a symmetric float64 matrix.
+
+    Torch's divide and conquer gives up on some covariances of low rank that were summed in float32 (such as a 3 x 3
+    convolution's over a single pixel: eight of nine features are zero); relatively robust representations do not.
+    """
+    try:
+        return torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError:
+        if not matrix.isfinite().all():
+            raise
+        values, vectors = scipy.linalg.eigh(matrix.cpu().numpy(), driver="evr")
+        return torch.as_tensor(values).to(matrix), torch.as_tensor(vectors).to(matrix)
+
+
 def psd_factor(matrix: Tensor) -> tuple[Tensor, float]:
     """A factor R (r, n) with RᵀR = matrix, and how negative the matrix was.
 
@@ -156,7 +172,7 @@ def psd_factor(matrix: Tensor) -> tuple[Tensor, float]:
     """
     if not matrix.numel():
         return matrix.to(torch.float64), 0.0
-    values, vectors = torch.linalg.eigh(matrix.to(torch.float64))
+    values, vectors = eigen(matrix.to(torch.float64))
     size = values.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
     negative = min(0.0, (values.min() / size).item())
     keep = values > rank_tolerance(len(values), torch.float64) * size
@@ -199,7 +215,7 @@ def solve_ridge(factor: ThinSVD, cross: Tensor, covariance: Tensor, weight_decay
         covariance: Σ (k, k).
         weight_decay: λ > 0.
     """
-    sigma, basis = torch.linalg.eigh(covariance.to(torch.float64))
+    sigma, basis = eigen(covariance.to(torch.float64))
     rotated = factor.right.T @ cross @ basis
     rotated /= factor.values.square()[:, None] * sigma.clamp_min(0) + weight_decay
     return factor.right @ rotated @ basis.T
