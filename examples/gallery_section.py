@@ -92,11 +92,13 @@ class Section:
     def interventions(self, found: pd.DataFrame) -> None:
         """The table of :func:`intervene` and how well predictions rank the layers."""
         self.table(found)
-        said = [
-            f"{what}: rank correlation of predicted and measured {found[f'{what}: predicted'].corr(found[f'{what}: measured'], method='spearman'):.2f}"
-            for what in ("frozen", "step")
-        ]
-        self.say(f"Over these {len(found)} layers, {'; '.join(said)}.")
+        said = []
+        for what in ("frozen", "step"):
+            predicted, measured = found[f"{what}: predicted"], found[f"{what}: measured"]
+            said.append(f"{what} {predicted.corr(measured, method='spearman'):.2f}")
+        self.say(
+            f"Rank correlation of predicted and measured over these {len(found)} layers: {', '.join(said)}."
+        )
 
     def write(self) -> None:
         """Writes the section."""

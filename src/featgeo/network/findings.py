@@ -92,7 +92,13 @@ def _head(report: Report, layer: LayerReport) -> Iterator[Finding]:
     """The last layer's weights are not the best for the features that it is given."""
     # ‖U - U*‖²/‖U*‖² with U = R W Σ^½: the gap over the gain at λ = 0, and its like at λ > 0
     missed = 1 + layer.scale**2 - 2 * layer.alignment * layer.scale
-    if layer.is_output and has_signal(layer) and is_local(layer) and _attainable(report, layer) and missed > GAP:
+    if (
+        layer.is_output
+        and has_signal(layer)
+        and is_local(layer)
+        and _attainable(report, layer)
+        and missed > GAP
+    ):
         penalty = f", weight_decay={report.weight_decay:g}" if report.weight_decay else ""
         yield Finding(
             layer.name,
