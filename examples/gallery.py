@@ -13,13 +13,18 @@ HERE = Path(__file__).parent
 NAMES = ("text", "images", "residual", "table")
 INTRODUCTION = """# Gallery: networks that nobody here wrote
 
-`fg.analyze` on pretrained networks and on architectures of well-known packages, with real data. This page is written by
-`make gallery`, numbers and all. Each section has a script, `examples/gallery_NAME.py`; the packages that carry data and weights are in [`examples/sources.py`](../examples/sources.py), with their licences.
+`fg.analyze` on pretrained networks and on architectures of well-known packages, with real data. This page is
+written by
+`make gallery`, numbers and all. Each section has a script, `examples/gallery_NAME.py`; the packages that carry data
+and weights are in [`examples/sources.py`](../examples/sources.py), with their licences.
 
-How to read the tables: *alignment* is the cosine of what a layer's weights do with what the locally optimal weights W*
-would do, *shuffled* the same with the labels permuted (what chance shows), *rank 99 %* the modes that hold 99 % of the
+How to read the tables: *alignment* is the cosine of what a layer's weights do with what the locally optimal weights
+W*
+would do, *shuffled* the same with the labels permuted (what chance shows), *rank 99 %* the modes that hold 99 % of
+the
 gain, *locality* and *agreement* how far the numbers may be believed, *read-out gain* what a free linear classifier on
-the layer's input could gain. Layers on a bypassed road are read at the operating point that the report chose for them.
+the layer's input could gain. Layers on a bypassed road are read at the operating point that the report chose for
+them.
 
 The interventions test the report. *Frozen*: the layer puts out its mean for every sample; the report says that this
 costs the gain the layer uses. *Step*: its weights go a tenth of the way to W*; the report says that this gains
