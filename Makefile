@@ -12,7 +12,7 @@ PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types layers wheel examples clean FORCE
+.PHONY: help demo test lint format types layers wheel examples gallery clean FORCE
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -42,6 +42,10 @@ wheel: $(VENV)/.dev-stamp  ## build dist/featgeo-*.whl
 
 examples: $(EXAMPLES)/.stamp  ## install what the examples need into .venv-examples
 	@echo 'Run them with $(EXAMPLES)/bin/python; examples/sources.py --get downloads data'
+
+gallery: $(EXAMPLES)/.stamp  ## analyse real networks on real data and write docs/gallery.md (nightly: 15 minutes)
+	$(EXAMPLES)/bin/python examples/sources.py --get complaints cifar10 fashion_mnist adult
+	$(EXAMPLES)/bin/python examples/gallery.py
 
 clean:  ## remove everything that can be made again, .venv included
 	rm -rf $(VENV) $(EXAMPLES) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -13,23 +13,24 @@ HERE = Path(__file__).parent
 NAMES = ("text", "images", "residual", "table")
 INTRODUCTION = """# Gallery: networks that nobody here wrote
 
-`fg.analyze` on pretrained networks and on architectures of well-known packages, with real data. This page is
-written by
-`make gallery`, numbers and all. Each section has a script, `examples/gallery_NAME.py`; the packages that carry data
+`fg.analyze` on pretrained networks and on architectures of well-known packages, with real data. This page is written
+by `make gallery`, numbers and all. Each section has a script, `examples/gallery_NAME.py`; the packages that carry data
 and weights are in [`examples/sources.py`](../examples/sources.py), with their licences.
 
 How to read the tables: *alignment* is the cosine of what a layer's weights do with what the locally optimal weights
-W*
-would do, *shuffled* the same with the labels permuted (what chance shows), *rank 99 %* the modes that hold 99 % of
-the
-gain, *locality* and *agreement* how far the numbers may be believed, *read-out gain* what a free linear classifier on
-the layer's input could gain. Layers on a bypassed road are read at the operating point that the report chose for
-them.
+W\\* would do, *shuffled* the same with the labels permuted (what chance shows), *rank 99 %* the modes that hold 99 %
+of the gain, *locality* and *agreement* how far gains in loss units may be believed, *read-out gain* what a free linear
+read-out of the layer's input could gain. Layers that a skip connection bypasses are read at the mean Jacobian.
 
-The interventions test the report. *Frozen*: the layer puts out its mean for every sample; the report says that this
-costs the gain the layer uses. *Step*: its weights go a tenth of the way to W*; the report says that this gains
-1 - 0.9² of the gap to W*. With hard labels networks are far outside the local region, so the order of the layers is
-what to look at, more than the size.
+Why *shuffled* is not near zero for a bypassed layer: the other road goes on saying what it says of the true labels, and
+where labels do not follow it the best that the layer can do is to take that back. So W\\* for shuffled labels is often
+the opposite of the weights, and what counts is that the column differs from *alignment*.
+
+The interventions test the report. *Frozen*: the layer puts out its mean for every sample; by the quadratic this costs
+the gain that the layer uses. *Step*: its weights go a tenth of the way to W\\* (less where that is far: by a tenth of
+their own size); by the quadratic this gains 2t - t² of the gap to W\\*, t the share of the way. With hard labels trained
+networks are far outside the local region: under *frozen* it is the order of the layers that counts, and under *step* a
+gain that is promised and does not come says that the gap is the quadratic's, not the network's.
 """
 
 

@@ -20,7 +20,7 @@ import featgeo as fg
 
 SECTIONS = Path("build/gallery")
 FIGURES = Path("docs/figures/gallery")
-STEP = 0.1  # of the way from the weights in use to W*
+STEP = 0.1  # of the way from the weights in use to W*, and no more than this share of their size
 LAYERS = 9  # most layers in a table
 
 
@@ -115,7 +115,7 @@ def intervene(
     """What the report predicts of two interventions in each layer, beside what they do to the loss.
 
     Frozen: the layer puts out its mean, the same for every sample; it should cost the gain that it uses. Step: its
-    weights go a tenth of the way to W*; that should gain 1 - 0.9² of the gap.
+    weights go a share t of the way to W*; that should gain 2t - t² of the gap.
 
     Args:
         model: in evaluation mode.
@@ -128,11 +128,13 @@ def intervene(
         layer, module = report[name], model.get_submodule(name)
         with frozen(module, loss):
             lost = loss() - before
-        with moved(module, layer.optimal_weight, layer.optimal_bias):
+        own, away = module.weight.norm(), (layer.optimal_weight - module.weight).norm()
+        share = STEP * min(1.0, (own / away).item())
+        with moved(module, layer.optimal_weight, layer.optimal_bias, share):
             gained = before - loss()
         rows[name] = {
             "frozen: predicted": layer.gain_used, "frozen: measured": lost,
-            "step: predicted": (1 - (1 - STEP) ** 2) * (layer.gap_weight + layer.gap_bias), "step: measured": gained,
+            "step: predicted": (2 * share - share**2) * (layer.gap_weight + layer.gap_bias), "step: measured": gained,
         }  # fmt: skip
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("loss changed by")
 
@@ -160,12 +162,12 @@ def frozen(module: nn.Module, run: Callable[[], float]) -> Iterator[None]:
 
 
 @contextmanager
-def moved(module: nn.Module, weight: Tensor, bias: Tensor) -> Iterator[None]:
-    """The module's weights are a step nearer to W*, and so is its bias where it has one."""
+def moved(module: nn.Module, weight: Tensor, bias: Tensor, share: float) -> Iterator[None]:
+    """The module's weights are nearer to W* by a share of the way, and so is its bias where it has one."""
     kept = [(p, p.detach().clone()) for p in (module.weight, module.bias) if p is not None]
     with torch.no_grad():
         for (parameter, _), target in zip(kept, (weight, bias), strict=False):
-            parameter.lerp_(target.to(parameter), STEP)
+            parameter.lerp_(target.to(parameter), share)
     try:
         yield
     finally:

@@ -25,7 +25,8 @@ RANK = "features are rank-deficient"
 WIDE = "wider than its modes need"
 DEAD = "neurons before it are dead"
 LOST = "gain is lost along depth"
-TITLES = {NOISE, FAR, HEAD, SATURATED, RANK, WIDE, DEAD, LOST}
+UNFELT = "what its output has in common changes nothing"
+TITLES = {UNFELT, NOISE, FAR, HEAD, SATURATED, RANK, WIDE, DEAD, LOST}
 PENALTY = 1e-3  # of training: without one hidden layers leave the local region of the Bayes action
 PAGE = Path(__file__).parents[2] / "docs" / "findings.md"
 
@@ -105,6 +106,36 @@ def test_noise() -> None:
     shuffled = y[torch.randperm(len(y), generator=torch.Generator().manual_seed(1))]
     found = seen(model, x, shuffled)
     assert titles(found) == {("0", NOISE), ("2", NOISE)}  # nothing else is concluded from noise
+
+
+class Attending(nn.Module):
+    """A read-out of tokens that have attended to one another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(4, 1, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((x + self.attention(x, x, x)[0]).mean(1))
+
+
+def test_keys_are_not_felt_as_a_whole() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(400, 3, 4, dtype=torch.float64)
+    report = quiet(Attending().double(), (x, (x[:, :, 0].mean(1) > 0).long()))
+    assert ("attention.k_proj", UNFELT) in titles(report)
+    assert {name for name, title in titles(report) if title in (UNFELT, NOISE)} == {"attention.k_proj"}
+
+
+def test_a_head_whose_optimum_cannot_be_is_not_judged() -> None:
+    model, x, y = weak()
+    found = seen(model, x, y)
+    loose = replace(found["2"].view(), alignment=0.8, scale=0.5)
+    names = {name: replace(found["2"], views={"average": view}) for name, view in {
+        "attainable": loose, "beyond": replace(loose, gain_available=1.1 * loose.constant_loss),
+    }.items()}  # fmt: skip
+    judged = find(replace(found, layers={k: replace(v, name=k) for k, v in names.items()}))
+    assert [finding.layer for finding in judged.findings if finding.title == HEAD] == ["attainable"]
 
 
 class Fold(nn.Module):

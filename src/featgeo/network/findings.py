@@ -14,6 +14,9 @@ from featgeo.network.views import Finding, LayerReport
 from featgeo.theory.named import NAMED
 
 SIGNAL = 1  # modes that must stand above the noise floor (5 % level)
+UNFELT = (
+    1e-9  # gain available over the loss of the best constant, at which the output does not feel the layer
+)
 LOCAL = 0.8  # locality below which the quadratic's numbers are doubted (docs/validation.md, whole networks)
 AGREES = 0.5  # the same for the agreement of predicted and actual decrease
 GAP = 0.1  # share of the gain of W* that the weights of the last layer miss
@@ -58,7 +61,19 @@ def _call(report: Report, name: str, more: str = "") -> str:
 
 def _noise(report: Report, layer: LayerReport) -> Iterator[Finding]:
     """No mode of the features stands above what chance would show."""
-    if not has_signal(layer):
+    if layer.gain_available <= UNFELT * abs(layer.constant_loss):
+        yield Finding(
+            layer.name,
+            "what its output has in common changes nothing",
+            f"gain available {layer.gain_available:.1e}",
+            "One action for all positions says nothing of this layer; an attention's keys are so, for a softmax does "
+            "not see what they all share.",
+            "doubt",
+            "",
+            layer.gain_available,
+            UNFELT,
+        )
+    elif not has_signal(layer):
         yield Finding(
             layer.name,
             "no mode stands above the noise",
