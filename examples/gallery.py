@@ -28,9 +28,9 @@ the opposite of the weights, and what counts is that the column differs from *al
 
 The interventions test the report. *Frozen*: the layer puts out its mean for every sample; by the quadratic this costs
 the gain that the layer uses. *Step*: its weights go a tenth of the way to W\\* (less where that is far: by a tenth of
-their own size); by the quadratic this gains 2t - t² of the gap to W\\*, t the share of the way. With hard labels trained
-networks are far outside the local region: under *frozen* it is the order of the layers that counts, and under *step* a
-gain that is promised and does not come says that the gap is the quadratic's, not the network's.
+their own size); by the quadratic this gains 2t - t² of the gap to W\\*, t the share of the way. With hard labels
+trained networks are far outside the local region: under *frozen* it is the order of the layers that counts, and under
+*step* a gain that is promised and does not come says that the gap is the quadratic's, not the network's.
 """
 
 

@@ -156,7 +156,7 @@ def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """
     try:
         return torch.linalg.eigh(matrix)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         if not matrix.isfinite().all():
             raise
         values, vectors = scipy.linalg.eigh(matrix.cpu().numpy(), driver="evr")
