@@ -152,6 +152,31 @@ def test_nan_in_one_layer_is_a_named_skip() -> None:
     assert {"first", "fc"} <= set(ranking.scores)
 
 
+def test_a_model_in_half_precision_gives_float_features(net: Net) -> None:
+    half = copy.deepcopy(net).to(torch.bfloat16)
+    found, _, _ = fg.layer_features(half, data())
+    assert {rows.dtype for rows in found.values()} == {torch.float32}
+    exact = fg.rank_layers(net, data()).scores["fc"]["crossfit"].value
+    assert fg.rank_layers(half, data()).scores["fc"]["crossfit"].value == pytest.approx(exact, rel=0.1)
+
+
+def test_an_interrupt_leaves_the_model_alone(net: Net) -> None:
+    class Stopped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.net(x)
+            raise KeyboardInterrupt
+
+    model = Stopped().train()
+    with pytest.raises(KeyboardInterrupt):
+        fg.rank_layers(model, data())
+    assert all(module.training for module in model.modules())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
 def test_samples_ends_the_pass_early() -> None:
     x, y = data()
     seen = []
@@ -186,6 +211,9 @@ def test_bad_input_is_named(net: Net) -> None:
         (lambda: fg.rank_models({"net": (net, "idle")}, (x, y)), "never called"),
         (lambda: fg.rank_models({"net": net}, (x, y.float())), "integer labels"),
         (lambda: fg.layer_features(net, (x, y), samples=0), "at least 1"),
+        (lambda: fg.rank_layers(net, []), "no batch"),
+        (lambda: fg.rank_layers(net, [(x, y), (x[:, :30], y)]), "batch 1"),
+        (lambda: fg.rank_models({"nan": lambda b: b / 0}, (x, y)), r"models\['nan'\]: features: found NaN"),
     ]
     for call, message in cases:
         with pytest.raises(fg.FeatgeoError, match=message):

@@ -301,6 +301,23 @@ def test_an_absent_class_is_said() -> None:
     assert found.value == pytest.approx(score(x, y, "gain").value, rel=1e-9)
 
 
+def test_a_class_of_one_sample_is_no_obstacle() -> None:
+    x, y = blobs(9, count=60)
+    lone = torch.where(torch.arange(60) == 7, 5, y.clamp_max(2) + (y == 3))
+    for method in ("gain", "adjusted", "shrinkage", "crossfit", "heldout", "logme", "gbc"):
+        found = score(x, lone, method)
+        assert math.isfinite(found.value), method
+        assert math.isfinite(found.standard_error), method
+
+
+def test_the_random_state_is_left_alone() -> None:
+    x, y = blobs(0)
+    state = torch.get_rng_state()
+    for method in ("crossfit", "heldout", "logme", "gbc"):
+        score(torch.cat([x] * 14, 1), y, method)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 BAD = {
     "method": ({"method": "h-score"}, "Known methods"),
     "NaN": ({"features": torch.full((300, 6), torch.nan)}, "NaN or infinite"),
@@ -320,6 +337,14 @@ BAD = {
     "classes of a regression": (
         {"method": "gbc", "loss": "mse", "targets": torch.rand(300)},
         "compares classes",
+    ),
+    "a loss of the batch": (
+        {"loss": lambda z, t: (z - t).square().mean(), "targets": torch.rand(300, 2)},
+        "per sample",
+    ),
+    "no outputs": (
+        {"loss": lambda z, t: (z[:, 0] - t) ** 2, "targets": torch.rand(300)},
+        "how many outputs",
     ),
     "words": ({"features": "resnet"}, "no tensor"),
 }
