@@ -6,21 +6,25 @@ a sparse table needs one scaled copy of its nonzeros and a rank-one correction; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 from scipy.linalg.blas import dger
 from scipy.sparse.linalg import LinearOperator
+from threadpoolctl import ThreadpoolController
 
 from featgeo.tables.counts import Array, Table, is_sparse
 
 # Of float64, just under a megabyte: a block stays in the cache between its passes, and its products with eight vectors
 # stay under the million multiplications up to which OpenBLAS spares itself the packing, which doubles their speed.
 BLOCK_CELLS = 120_000
+THREADED_CELLS = 2**20  # matrices from this size on are worth more than one thread
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,11 @@ class Dependence:
     def times(self, v: Array) -> Array:
         """B v for v (columns,) or (columns, k)."""
         if not self.sparse:
-            return np.concatenate([block @ v for block in _blocks(self.matrix)])
+
+            def image(rows: slice) -> Array:
+                return np.concatenate([block @ v for block in _blocks(self.matrix[rows])])
+
+            return np.concatenate(_in_parts(image, self.matrix))
         product: Array = self.matrix @ v
         product -= _outer(self.root_rows, self.root_columns @ v)
         return product
@@ -91,10 +99,14 @@ class Dependence:
             along = c @ v
             product -= _outer(c, a @ v - (self.root_rows @ self.root_rows) * along) + _outer(a, along)
             return product
-        out = np.zeros_like(v)
-        for block in _blocks(self.matrix):
-            out += block.T @ (block @ v)
-        return out
+
+        def part(rows: slice) -> Array:
+            out = np.zeros_like(v)
+            for block in _blocks(self.matrix[rows]):
+                out += block.T @ (block @ v)
+            return out
+
+        return np.asarray(sum(_in_parts(part, self.matrix)))
 
     @cached_property
     def image(self) -> Array:
@@ -136,15 +148,20 @@ def dependence(table: Table) -> Dependence:
 def _dense(counts: Any, left: Array, right: Array, root_rows: Array, root_columns: Array) -> Dependence:
     if not counts.flags.c_contiguous and counts.flags.f_contiguous:  # as pandas stores tables
         return _dense(counts.T, right, left, root_columns, root_rows).T
-    matrix, inertia, start = np.empty(counts.shape), 0.0, 0
-    for block in _blocks(matrix):
-        part = slice(start, start + len(block))
-        np.multiply(counts[part], right, out=block)
-        block *= left[part, None]
-        dger(-1.0, root_columns, root_rows[part], a=block.T, overwrite_a=1)  # block -= √r √cᵀ, in place
-        inertia += float(np.vdot(block, block))
-        start += len(block)
-    return Dependence(matrix, root_rows, root_columns, inertia)
+    matrix = np.empty(counts.shape)
+
+    def fill(rows: slice) -> float:
+        inertia, start = 0.0, rows.start
+        for block in _blocks(matrix[rows]):
+            part = slice(start, start + len(block))
+            np.multiply(counts[part], right, out=block)
+            block *= left[part, None]
+            dger(-1.0, root_columns, root_rows[part], a=block.T, overwrite_a=1)  # block -= √r √cᵀ, in place
+            inertia += float(np.vdot(block, block))
+            start += len(block)
+        return inertia
+
+    return Dependence(matrix, root_rows, root_columns, sum(_in_parts(fill, matrix)))
 
 
 def _sparse(counts: Any, left: Array, right: Array, root_rows: Array, root_columns: Array) -> Dependence:
@@ -211,6 +228,30 @@ def _blocks(matrix: Any) -> Iterator[Any]:
     height = max(1, BLOCK_CELLS // max(1, matrix.shape[1]))
     for start in range(0, matrix.shape[0], height):
         yield matrix[start : start + height]
+
+
+def _in_parts(job: Callable[[slice], Any], matrix: Any) -> list[Any]:
+    """What a job that works block by block gives for parts of a matrix's rows, one for each thread that BLAS may use.
+
+    BLAS would split every block among its threads; blocks are too small for that.
+    """
+    blas = _blas()
+    count = max((library.num_threads for library in blas.lib_controllers), default=1)
+    everything = slice(0, matrix.shape[0])
+    if count == 1:
+        return [job(everything)]
+    with blas.limit(limits=1):
+        if matrix.size < THREADED_CELLS:
+            return [job(everything)]
+        ends = np.linspace(0, matrix.shape[0], count + 1).astype(int).tolist()
+        with ThreadPoolExecutor(count) as pool:
+            return list(pool.map(job, (slice(start, end) for start, end in pairwise(ends) if end > start)))
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """The BLAS libraries of this process; to find them takes a millisecond."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 def _outer(column: Array, row: Any) -> Array:
