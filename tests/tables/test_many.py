@@ -11,6 +11,7 @@ from featgeo.tables import multiple
 from featgeo.tables.modes import ModalDecomposition
 from featgeo.tables.multiple import MultipleModalDecomposition
 from featgeo.tables.pairs import pair_dependence
+from featgeo.tables.splines import spline_memberships
 from tests.tables.oracles import CAITHNESS, same_up_to_sign
 
 
@@ -159,3 +160,62 @@ def test_continuous_columns_in_quantile_bins():
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
         frame.columns[i] for i in found.order
     ]
+
+
+def smooth_frame(size=5000):
+    rng = np.random.default_rng(0)
+    x, noise, other = rng.normal(size=(3, size))
+    scaled, square = np.exp(2 * (0.8 * x + 0.6 * noise)), x**2 + 0.5 * other
+    return pd.DataFrame({"x": x, "scaled": scaled, "square": square, "kind": x > 0.4})
+
+
+def test_a_spline_basis_keeps_what_bins_lose():
+    frame = smooth_frame()
+    splines, bins = pair_dependence(frame, basis="spline"), pair_dependence(frame)
+    # Eight functions each.
+    assert splines.corrected.loc["x", "scaled"] == pytest.approx(0.8, abs=0.012)
+    assert bins.corrected.loc["x", "scaled"] < 0.785
+    assert splines.corrected.loc["x", "square"] > 0.95 > bins.corrected.loc["x", "square"]
+    assert splines.correlations.loc["x", "kind"] > 0.85
+    # Increasing functions of a column change nothing.
+    again = pair_dependence(frame.assign(x=np.arcsinh(frame["x"]) * 7 - 3), basis="spline")
+    np.testing.assert_allclose(again.correlations, splines.correlations, atol=1e-10)
+
+
+def test_spline_dependence_is_canonical_correlation_of_the_complete_pairs():
+    frame = smooth_frame(800)
+    frame.loc[:99, "square"] = np.nan
+    found = pair_dependence(frame, bins=6, basis="spline")
+    both = {name: spline_memberships(name, frame[name], 6).toarray() for name in ("x", "square")}
+    for memberships in both.values():
+        assert memberships.min() >= 0
+    np.testing.assert_allclose(both["x"].sum(axis=1), 1)
+    assert both["square"][:100].max() == 0
+    sides = [
+        np.linalg.svd(v[100:] - v[100:].mean(axis=0), full_matrices=False)[0][:, :5] for v in both.values()
+    ]
+    expected = np.linalg.svd(sides[0].T @ sides[1])[1]
+    assert found.correlations.loc["x", "square"] == pytest.approx(expected[0], abs=1e-10)
+    assert found.observations.loc["x", "square"] == 700
+    p = stats.chi2.sf(700 * (expected**2).sum(), 25)
+    assert found.p_values.loc["x", "square"] == pytest.approx(p, rel=1e-6)
+
+
+def test_spline_p_values_are_uniform_under_independence_and_ties_are_no_obstacle():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(400, 15)))
+    frame[0] = np.where(rng.random(400) < 0.6, 0.0, frame[0])  # most knots fall on one value
+    p = pair_dependence(frame, bins=5, basis="spline").p_values.to_numpy()
+    assert stats.kstest(p[np.tril_indices(15, -1)], stats.uniform.cdf).pvalue > 1e-3
+
+
+def test_bases_that_do_not_exist():
+    frame = smooth_frame(50)
+    with pytest.raises(FeatgeoError, match="basis"):
+        pair_dependence(frame, basis="fourier")
+    with pytest.raises(FeatgeoError, match="at least 3 functions"):
+        pair_dependence(frame, bins=2, basis="spline")
+    with pytest.raises(FeatgeoError, match="infinite"):
+        pair_dependence(frame.assign(x=frame["x"].where(frame["x"] < 0, np.inf)), basis="spline")
+    with pytest.raises(FeatgeoError, match="same name: x"):
+        pair_dependence(frame.rename(columns={"square": "x"}))

@@ -70,10 +70,8 @@ def make_coder(name: Hashable, column: Any, bins: int, keep_missing: bool) -> Co
     series = pd.Series(column)
     lost = bool(series.isna().any()) and keep_missing
     edges: Edges | None = None
-    if pd.api.types.is_float_dtype(series.dtype) and series.nunique() > bins:
-        values = series.to_numpy(dtype=np.float64, na_value=np.nan)
-        if np.isinf(values).any():
-            raise FeatgeoError(str(name), "infinite values", "Remove or replace them.")
+    if is_continuous(series, bins):
+        values = finite_values(name, series)
         low, high = np.nanmin(values), np.nanmax(values)
         inner = np.unique(np.nanquantile(values, np.arange(1, bins) / bins))
         edges = inner[(inner > low) & (inner <= high)]
@@ -88,6 +86,24 @@ def make_coder(name: Hashable, column: Any, bins: int, keep_missing: bool) -> Co
     if lost:
         labels = [*labels, MISSING_LABEL]
     return Coder(name, tuple(labels), edges, len(labels) - 1 if lost else -1)
+
+
+def is_continuous(column: Any, bins: int) -> bool:
+    """Whether a column is of floating-point numbers with more distinct values than bins."""
+    series = pd.Series(column)
+    return pd.api.types.is_float_dtype(series.dtype) and int(series.nunique()) > bins
+
+
+def finite_values(name: Hashable, column: Any) -> NDArray[np.float64]:
+    """Numbers of a column, NaN where they are missing.
+
+    Raises:
+        FeatgeoError: infinite values.
+    """
+    values = pd.Series(column).to_numpy(dtype=np.float64, na_value=np.nan)
+    if np.isinf(values).any():
+        raise FeatgeoError(str(name), "infinite values", "Remove or replace them.")
+    return values
 
 
 def indicators(coders: list[Coder], frame: pd.DataFrame, unknown: str) -> tuple[Any, NDArray[np.int64]]:
