@@ -3,7 +3,7 @@
 Run: python examples/modes_dask.py DATA.parquet ROWS COLUMNS   (pip install "dask[dataframe]")
 
 The group-by runs wherever the Dask client of your cluster points; only distinct pairs with their counts come back. With
-Spark the counting line is `frame.groupBy(rows, columns).count().toPandas()`, and the rest is the same.
+Spark: examples/modes_spark.py.
 """
 
 import sys

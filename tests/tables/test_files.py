@@ -2,6 +2,7 @@
 
 import io
 
+import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,7 +29,6 @@ def write(frame, folder, kind):
     if kind.startswith((".csv", ".tsv")):
         frame.to_csv(path, index=False, sep="\t" if kind == ".tsv" else ",")
         return path
-    pytest.importorskip("pyarrow", reason="an optional dependency")
     if kind == ".feather":
         frame.to_feather(path)
     elif kind == "":
@@ -70,7 +70,6 @@ def test_files_that_cannot_be_read(frame, tmp_path):
         list(read_pairs(empty, "a", "b"))
     broken = tmp_path / "broken.parquet"
     broken.write_bytes(b"PAR1 but no more")
-    pytest.importorskip("pyarrow", reason="an optional dependency")
     with pytest.raises(FeatgeoError, match="cannot be read"):
         list(read_pairs(broken, "a", "b"))
 
@@ -94,7 +93,6 @@ def test_the_command_prints_the_modes_and_writes_the_page(frame, tmp_path):
 
 
 def test_counts_of_an_engine(frame):
-    dd = pytest.importorskip("dask.dataframe", reason="the engine is no dependency of the library")
     counts = count_pairs(dd.from_pandas(frame, npartitions=3), "item", "place")
     fit = decompose(counts, "item", "place", n_components=2)
     expected = ModalDecomposition(n_components=2).fit_columns(frame["item"], frame["place"])

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pandas as pd
+import prince
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -161,7 +162,6 @@ def test_a_finely_binned_gaussian_pair_has_correlations_r_r2_r3(r):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_prince_gives_the_same(seed):
-    prince = pytest.importorskip("prince", reason="the peer is no dependency of the library")
     table = [
         CAITHNESS,
         random_counts(np.random.default_rng(seed), 30, 20),

@@ -17,6 +17,7 @@ from featgeo.show.tables import KIND_WORDS, biplot, heat_map, scree
 
 DASH = "–"
 LISTED_MODES = 20
+WIDE = 20  # categories from which on a heat map scrolls on a phone instead of shrinking
 
 
 def modes_page(data: Mapping[str, Any]) -> str:
@@ -49,6 +50,7 @@ def modes_page(data: Mapping[str, Any]) -> str:
             sides=sides,
             scree=Markup(themed_svg(scree(data), _spoken(data), "scree")),
             heat_map=Markup(themed_svg(heat_map(data), f"Heat map of B, {names[0]} by {names[1]}.", "heat")),
+            wide=max(len(data["matrix"]["rows"]), len(data["matrix"]["columns"])) > WIDE,
             biplots=_biplots(data, names) if correlations else [],
         )
     )

@@ -71,8 +71,10 @@ def biplot(data: Mapping[str, Any], kind: Kind = "symmetric", modes: tuple[int, 
         axes.axhline(0, color=LINE, linewidth=0.7, zorder=0)
         axes.axvline(0, color=LINE, linewidth=0.7, zorder=0)
         labels: list[Label] = []
-        for side, color, marker in (("rows", AVERAGE, "o"), ("columns", BAYES, "^")):
-            labels += _points(axes, data[side], _scale(side, kind, correlations), chosen, color, marker, side)
+        sides = ("rows", AVERAGE, "o"), ("columns", BAYES, "^")
+        for (side, color, marker), name in zip(sides, data["names"], strict=True):
+            scale = _scale(side, kind, correlations)
+            labels += _points(axes, data[side], scale, chosen, color, marker, printable(name))
         shares = data["shares"]
         names = [
             f"mode {mode + 1}: σ = {correlations[mode]:.3f}, {shares[mode]:.1%} of inertia" for mode in chosen
@@ -110,7 +112,9 @@ def scree(data: Mapping[str, Any]) -> Drawing:
                 place, low, high, color=CHANCE, alpha=0.5, linewidth=0, label="independence, 5 to 95 %"
             )
             corrected = np.asarray(test["corrected"], dtype=float)[: len(place)]
-            axes.plot(place, corrected, "x", color=BAYES, markersize=5, label="corrected for noise")
+            axes.plot(
+                place, corrected, "x", color=BAYES, markersize=5, clip_on=False, label="corrected for noise"
+            )
             for k, p in enumerate(test["p_values"][: len(place)] if len(place) <= TESTED else ()):
                 axes.annotate(
                     f"p {'≤' if p <= 1.5 / (test['n_resamples'] + 1) else '='} {p:.2g}", (place[k], correlations[k]),
