@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from featgeo.apply import curvature
-from featgeo.apply.curvature import curves, hessians, joint_increase, metrics
+from featgeo.apply.curvature import curves, far_metric, hessians, joint_increase, metrics, output_metric
 from featgeo.apply.plan import modes_of
 from featgeo.apply.survey import survey
 from featgeo.data.batches import Batches
@@ -50,17 +50,15 @@ def test_output_hessians(name: str) -> None:
         assert torch.allclose(found[i], exact, atol=1e-12)
 
 
-@pytest.mark.parametrize("place", [1.0, 0.25])
-def test_metric_is_the_gauss_newton_matrix_over_positions(place: float) -> None:
+def test_near_metric_is_the_gauss_newton_matrix_over_positions() -> None:
     model = network()
     layers = {"0": model[0], "3": model[3]}
     data, loss = Batches((X, Y), 7), resolve_loss("cross_entropy")
-    centre = model(X).mean(0).detach()
-    found = metrics(runner_of(model), data, loss, layers, centre, 1000, 24, place)
+    found = metrics(runner_of(model), data, loss, layers, 1000, 24)
     expected = {"0": torch.zeros(5, 5, dtype=torch.float64), "3": torch.zeros(6, 6, dtype=torch.float64)}
     for x in X:
         g = model(x[None])[0].detach()
-        p = (centre + place * (g - centre)).softmax(0)
+        p = g.softmax(0)
         output_metric = p.diag() - p.outer(p)
         z = model[0](x[None]).detach()
         tail = nn.Sequential(nn.ReLU(), *model[2:])
@@ -73,13 +71,46 @@ def test_metric_is_the_gauss_newton_matrix_over_positions(place: float) -> None:
         assert torch.allclose(found[name], matrix, atol=1e-12)
 
 
+def test_far_metric_is_the_regression_of_the_outputs_on_the_layer() -> None:
+    model = network()
+    run, data, loss, layers, _, seen = studied(model)
+    g = model(X).detach()
+    prior = torch.bincount(Y, minlength=4).double() / len(Y)
+    metric = prior.diag() - prior.outer(prior)
+    found = output_metric(run, data, loss, seen.answers, 1000)
+    assert torch.allclose(found, metric)
+    for name in layers:
+        z = (
+            model[: int(name) + 1](X).detach().flatten(2)
+            if name == "0"
+            else model[: int(name) + 1](X).detach()
+        )
+        z = z.mean(2) if name == "0" else z
+        slopes = torch.linalg.lstsq(z - z.mean(0), g - g.mean(0), driver="gelsd").solution.T
+        assert torch.allclose(
+            far_metric(seen.actions[name], found), slopes.T @ metric @ slopes, rtol=1e-3, atol=1e-5
+        )
+
+
+def test_output_metric_of_any_loss_is_its_mean_curvature_at_the_mean_output() -> None:
+    model, loss = network(), resolve_loss(nn.HuberLoss())
+    y = F.one_hot(Y, 4).double()
+    run, data = runner_of(model), Batches((X, y), 7)
+    layers: dict[str, Any] = {"5": model[5]}
+    with torch.no_grad():
+        seen = survey(run, data, loss, layers)
+        found = output_metric(run, data, loss, seen.answers, 1000)
+    near = ((model(X).mean(0) - y).abs() < 1).double().mean(0) / 4
+    assert torch.allclose(found, near.diag(), atol=1e-6)
+
+
 def studied(model: nn.Module) -> tuple[Any, ...]:
     layers: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     data, loss = Batches((X, Y), 7), resolve_loss("cross_entropy")
     run = runner_of(model)
     with torch.no_grad():
         seen = survey(run, data, loss, layers)
-        matrices = metrics(run, data, loss, layers, seen.outputs, 1000, 24, 1.0)
+        matrices = metrics(run, data, loss, layers, 1000, 24)
     modes = {
         n: modes_of(m, matrices[n], whiten(seen.moments[n].covariance), seen.moments[n].mean)[1]
         for n, m in layers.items()

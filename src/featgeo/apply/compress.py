@@ -15,7 +15,7 @@ from featgeo.apply.correct import truncate
 from featgeo.apply.curvature import joint_increase, share_of
 from featgeo.apply.factor import dense_cost, thin_cost
 from featgeo.apply.making import Made, Maker
-from featgeo.apply.plan import Plan, look, working_copy
+from featgeo.apply.plan import METRICS, Plan, look, working_copy
 from featgeo.apply.survey import measure
 from featgeo.data.batches import Batches
 from featgeo.errors import FeatgeoError, FeatgeoWarning
@@ -78,8 +78,9 @@ def compress(
     modes = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
     with undisturbed(work):
         torch.manual_seed(seed)
-        places = None if search else {"near": 1.0}
-        plan, skipped = look(work, batches, chosen, layers, samples, places, progress)
+        plan, skipped = look(
+            work, batches, chosen, layers, samples, METRICS if search else METRICS[:1], progress
+        )
         maker = Maker(plan, refit, stages, progress)
         if budget is not None:
             made = maker.best(_allowed(budget, plan), search)

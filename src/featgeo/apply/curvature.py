@@ -1,9 +1,10 @@
 """The metric that the loss gives a layer's pre-activation, and what cutting each of its modes does to the loss.
 
-The metric is a Gauss-Newton one: H = E Σ_t J_tᵀ M J_t over samples and positions t, J_t = ∂g/∂z_t at the activations
-as they are, M the curvature of the loss in the outputs. With M at the output g itself it is right for small cuts, and
-blind where the network is sure of itself, which is where large cuts do their harm. A large cut moves the outputs
-towards their mean ḡ, so for it M is taken at ḡ + s (g - ḡ): for a softmax, at a higher temperature.
+Two metrics. *Near* is that of Gauss and Newton at the activations as they are, H = E Σ_t J_tᵀ M J_t over samples and
+positions t with J_t = ∂g/∂z_t and M the curvature of the loss in the outputs g. It is right for small cuts, and blind
+where the network is sure of itself, which is where large cuts do their harm. *Far* is that of the average tail, J̄ᵀ M J̄
+with J̄ the regression of the outputs on the layer's and M at the Bayes action: what matters over the whole spread of the
+data. benchmarks/compress_metrics.py has both, and others, at all ranks of a layer.
 
 What a cut does is then predicted with the tail linear and the loss exact, E[loss(g - Σ_cut a_i, y)] - E[loss(g, y)]
 where a_i = Σ_t J_t A_i B_i (f_t - μ) is what mode i contributes to the outputs: no Kronecker factors in it, and no
@@ -20,17 +21,19 @@ import torch
 from torch import Tensor
 
 from featgeo.apply.factor import Dense
-from featgeo.apply.modes import Modes
+from featgeo.apply.modes import Metric, Modes
 from featgeo.apply.positions import per_sample
 from featgeo.apply.survey import checked_targets
 from featgeo.data.batches import Batches
 from featgeo.data.inputs import Inputs, by_sample
+from featgeo.data.moments import Moments
 from featgeo.network.layers import respond
 from featgeo.network.run import Runner, forward_batch
 from featgeo.network.taps import tapping
+from featgeo.theory.layer import average_tail
+from featgeo.theory.linalg import whiten
 from featgeo.theory.losses import CanonicalLoss, Loss
 
-NEAR, FAR = 1.0, 0.25  # places s between the mean output and the output; docs/compress.md has the trial
 DENSE = 32  # outputs up to which every one of them is differentiated
 SKETCH = 16  # random directions per sample beyond
 
@@ -97,35 +100,55 @@ def gradients(outputs: Tensor, made: dict[str, Tensor], rows: Tensor) -> Iterato
         yield {n: torch.zeros_like(made[n]) if g is None else g for n, g in zip(names, found, strict=True)}
 
 
+def far_metric(actions: Moments, output_metric: Tensor) -> Tensor:
+    """The far metric J̄ᵀ M J̄ (n, n) from the moments of a layer's output with the model's as companion."""
+    root = Metric.of(output_metric).root
+    size = len(actions.mean)
+    unit, nothing = torch.eye(size, dtype=torch.float64), torch.zeros_like(output_metric)
+    tail = average_tail(
+        actions.cross_covariance, nothing, unit, whiten(actions.covariance, torch.float32), root
+    )
+    slopes = root @ tail.jacobian
+    return slopes.T @ slopes
+
+
+def output_metric(run: Runner, data: Batches, loss: Loss, answers: Moments, samples: int) -> Tensor:
+    """M (d, d) at the Bayes action; for a loss without a closed form of it, its mean at the mean output."""
+    if isinstance(loss, CanonicalLoss):
+        factor = loss.factor(loss.action(answers.companion)[0])
+        return factor.T @ factor
+    total, count = torch.zeros(len(answers.mean), len(answers.mean), dtype=torch.float64), 0
+    for _, _, targets in share_of(data, samples, answers.count):
+        outputs = answers.mean.expand(len(targets), -1).to(run.device, run.dtype)
+        total += hessians(loss, outputs, checked_targets(loss, targets, outputs)).sum(0).double().cpu()
+        count += len(targets)
+    return total / count
+
+
 def metrics(
     run: Runner,
     data: Batches,
     loss: Loss,
     layers: dict[str, Dense],
-    centre: Tensor,
     samples: int,
     total: int,
-    place: float,
 ) -> dict[str, Tensor]:
-    """H (n, n) of every layer, float64 on the CPU.
+    """The near metric H (n, n) of every layer, float64 on the CPU.
 
     Args:
         run: the model, in evaluation mode.
         data: the batches.
         loss: the loss.
         layers: by name.
-        centre: ḡ (d,).
         samples: how many samples to use, evenly from all batches.
         total: how many there are.
-        place: s.
     """
     sums = {name: torch.zeros(0) for name in layers}
     count = 0
     for number, inputs, targets in share_of(data, samples, total):
         outputs, _, made = linear_pass(run, layers, inputs, number)
         free = outputs.detach()
-        middle = centre.to(free)
-        roots = output_roots(loss, middle + place * (free - middle), checked_targets(loss, targets, free))
+        roots = output_roots(loss, free, checked_targets(loss, targets, free))
         for found in gradients(outputs, made, roots):
             for name, slope in found.items():
                 rows = per_sample(layers[name], slope).flatten(0, 1)

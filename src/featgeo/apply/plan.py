@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from featgeo.apply.budget import Option, allocate
-from featgeo.apply.curvature import FAR, NEAR, curves, metrics
+from featgeo.apply.curvature import curves, far_metric, metrics, output_metric
 from featgeo.apply.factor import Dense, dense_cost, find_layers, largest_rank, thin_cost, unplaceable
 from featgeo.apply.modes import Metric, Modes, ridged
 from featgeo.apply.survey import Survey, survey
@@ -22,7 +22,7 @@ from featgeo.network.select import Layers
 from featgeo.theory.linalg import Whitener, whiten
 from featgeo.theory.losses import Loss
 
-PLACES = {"near": NEAR, "far": FAR}
+METRICS = ("near", "far")
 RIDGE = 0.5  # weight of keeping pre-activations as they are, against the loss's metric
 
 
@@ -138,7 +138,7 @@ def look(
     loss: Loss,
     only: Layers = None,
     samples: int = 1024,
-    places: dict[str, float] | None = None,
+    which: tuple[str, ...] = METRICS,
     progress: bool = False,
 ) -> tuple[Plan, dict[str, str]]:
     """Survey a working copy; call it inside :func:`featgeo.network.keep.undisturbed`.
@@ -156,10 +156,15 @@ def look(
     layers = {name: layer for name, layer in layers.items() if name not in broken}
     if not layers:
         raise FeatgeoError("model", "no layer that can be cut", f"Skipped: {skipped}.")
+    assert found.answers is not None
     outlooks = {}
     whiteners = {n: whiten(found.moments[n].covariance, found.precisions[n]) for n in layers}
-    for name, place in (places or PLACES).items():
-        matrices = metrics(run, data, loss, layers, found.outputs, samples, found.samples, place)
+    for name in which:
+        if name == "near":
+            matrices = metrics(run, data, loss, layers, samples, found.samples)
+        else:
+            output = output_metric(run, data, loss, found.answers, samples)
+            matrices = {key: far_metric(found.actions[key], output) for key in layers}
         roots, modes = {}, {}
         for layer_name, layer in layers.items():
             roots[layer_name], modes[layer_name] = modes_of(

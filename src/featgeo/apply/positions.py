@@ -38,5 +38,5 @@ def kept_rows(rows: Tensor, keep: Tensor | None) -> Tensor:
 def per_sample(layer: Dense, z: Tensor) -> Tensor:
     """A layer's output or a gradient with respect to it as (m, positions, n)."""
     if isinstance(layer, nn.Linear):
-        return z.reshape(len(z), -1, z.shape[-1])
+        return z[:, None] if z.ndim == 2 else z.flatten(1, -2)
     return z.flatten(2).transpose(1, 2)

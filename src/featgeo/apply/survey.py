@@ -9,14 +9,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from featgeo.apply.factor import Dense
-from featgeo.apply.positions import rows_of
+from featgeo.apply.positions import per_sample, rows_of
 from featgeo.data.batches import Batches
 from featgeo.data.inputs import position_mask, sample_count
 from featgeo.data.moments import Companion, Moments, MomentStream
-from featgeo.errors import FeatgeoError
 from featgeo.network.run import Runner, forward_batch
 from featgeo.network.taps import tapping
-from featgeo.theory.losses import Loss
+from featgeo.theory.losses import CanonicalLoss, Loss
 
 
 class Enough(Exception):
@@ -36,8 +35,9 @@ class Survey:
     Attributes:
         loss: mean loss.
         samples: how many.
-        outputs: mean output (d,).
+        answers: moments of the outputs with the statistics of the targets, or nothing, as companion.
         moments: name -> moments of the features at every position, in the order in which layers are called.
+        actions: name -> moments of the layer's output, averaged over positions, with the model's as companion.
         precisions: name -> dtype in which they were summed.
         skipped: name -> why a layer cannot be cut.
         readout: the layer whose output is the model's, if there is one.
@@ -45,8 +45,9 @@ class Survey:
 
     loss: float = 0.0
     samples: int = 0
-    outputs: Tensor = field(default_factory=lambda: torch.zeros(0))
+    answers: Moments | None = None
     moments: dict[str, Moments] = field(default_factory=dict)
+    actions: dict[str, Moments] = field(default_factory=dict)
     precisions: dict[str, torch.dtype] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     readout: str | None = None
@@ -68,6 +69,9 @@ def survey(
     """Run the model once over the data."""
     found, total = Survey(), 0.0
     streams = {name: MomentStream(f"layer '{name}'") for name in layers}
+    actions = {name: MomentStream(f"output of layer '{name}'") for name in layers}
+    answers = MomentStream("model outputs")
+    means: dict[str, Tensor] = {}
     calls: dict[str, int] = {}
     order: dict[str, None] = {}
     most, least = dict.fromkeys(layers, 0), dict.fromkeys(layers, 1 << 30)
@@ -87,20 +91,23 @@ def survey(
         elif calls[name] == 1:
             for rows, _ in rows_of(layer, x, keep):
                 streams[name].add(streams[name].centre(rows)[0], no_companion(rows))
+            means[name] = mean_action(layer, output, keep)
 
     with tapping(layers, receive):
         for number, (inputs, targets) in enumerate(
             tqdm(data, total=len(data) or None, desc="survey", unit="batch", disable=not progress)
         ):
             calls.clear()
+            means.clear()
             size, keep = sample_count(inputs), position_mask(inputs)
             outputs = forward_batch(run, inputs, number)
-            total += (
-                loss.values(outputs, checked_targets(loss, targets, outputs)).sum(dtype=torch.float64).item()
-            )
-            summed = outputs.sum(0, dtype=torch.float64)
-            found.outputs = summed if number == 0 else found.outputs + summed
+            checked = checked_targets(loss, targets, outputs)
+            total += loss.values(outputs, checked).sum(dtype=torch.float64).item()
             found.samples += size
+            centred, shift = answers.centre(outputs)
+            answers.add(centred, statistic_of(loss, checked, outputs))
+            for name, rows in means.items():
+                actions[name].add(actions[name].centre(rows)[0], Companion.of(centred, shift))
             answering, made, version = last
             untouched = made._version == version and same(made, outputs)  # else changed in place afterwards
             readouts &= {answering} if untouched and isinstance(layers.get(answering), nn.Linear) else set()
@@ -118,13 +125,26 @@ def survey(
     for name in order:
         if name not in found.skipped:
             found.moments[name] = streams[name].result().to("cpu")
+            found.actions[name] = actions[name].result().to("cpu")
             found.precisions[name] = streams[name].precision
-    found.loss, found.outputs = total / found.samples, found.outputs / found.samples
-    if not torch.isfinite(found.outputs).all() or found.loss != found.loss:
-        raise FeatgeoError(
-            "model", "NaN or infinite outputs on these data", "Check the weights and the inputs."
-        )
+    found.answers, found.loss = answers.result().to("cpu"), total / found.samples
     return found
+
+
+def mean_action(layer: Dense, output: Tensor, keep: Tensor | None) -> Tensor:
+    """A layer's output (m, n), averaged over the positions that are no padding."""
+    z = per_sample(layer, output)
+    if keep is None or keep.shape != z.shape[:2]:
+        return z.mean(1)
+    return (z * keep[..., None]).sum(1) / keep.sum(1, keepdim=True).clamp_min(1)
+
+
+def statistic_of(loss: Loss, targets: Tensor, outputs: Tensor) -> Companion:
+    """T(y) of a canonical loss; nothing for any other."""
+    if not isinstance(loss, CanonicalLoss):
+        return no_companion(outputs)
+    rows = loss.statistic(targets, outputs.shape[1]).to(outputs)
+    return Companion.of(rows, torch.zeros_like(rows[0]))
 
 
 def measure(run: Runner, data: Batches, loss: Loss) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from featgeo.apply.plan import look, working_copy
+from featgeo.apply.plan import METRICS, look, working_copy
 from featgeo.data.batches import Batches
 from featgeo.errors import FeatgeoError, FeatgeoWarning
 from featgeo.network.analyze import analyze
@@ -66,7 +66,7 @@ def suggest_widths(
     work = working_copy(model)
     with undisturbed(work):
         torch.manual_seed(seed)
-        plan, _ = look(work, batches, chosen, layers, samples, {"near": 1.0}, progress)
+        plan, _ = look(work, batches, chosen, layers, samples, METRICS[:1], progress)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FeatgeoWarning)  # about W* and locality, which are not asked for here
         report = analyze(work, batches.data, chosen, layers=list(plan.layers))
