@@ -72,7 +72,7 @@ def digits(seed: int) -> tuple[nn.Module, Pair, Pair]:
 
 
 def fashion(seed: int) -> tuple[nn.Module, Pair, Pair]:
-    """Three convolutions and two Linear layers on 30,000 images; 3,000 of them for compression, 5,000 others to test."""
+    """Three convolutions and two Linear layers, 30,000 images; 3,000 of them to compress, 5,000 others to test."""
     from sources_data import fashion_mnist, pixels
 
     torch.manual_seed(seed)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
-from featgeo import Report
+from featgeo import Report, load_compressed
 from featgeo.cli import main
 from featgeo.demo import network
 
@@ -71,6 +71,29 @@ def test_analyze_writes_what_the_library_finds(folder: Path, monkeypatch: pytest
     second = Report.load("r.json")
     assert second.loss_value == first.loss_value
     assert second["hidden1"].alignment == first["hidden1"].alignment
+
+
+def test_compress_writes_a_model_that_loads(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (
+        "compress",
+        "usermodel:build",
+        "--data",
+        "data.npz",
+        "--weights",
+        "weights.pt",
+        "--out",
+        "small.safetensors",
+    )
+    assert run(*words, "--budget", "0.5", monkeypatch=monkeypatch) == 0
+    assert "ratio 0.4" in capsys.readouterr().out
+    small = load_compressed(network(64, 32, 16, 10), "small.safetensors")
+    assert sum(p.numel() for p in small.parameters()) <= 0.5 * (64 * 32 + 32 * 16 + 16 * 10 + 58)
+    assert run(*words, "--budget", "half", monkeypatch=monkeypatch) == 2
+    assert run(*words, "--budget", "0.001", monkeypatch=monkeypatch) == 2
+    assert "rank 1 everywhere needs" in capsys.readouterr().err
+    assert run(*words, monkeypatch=monkeypatch) == 2
 
 
 @pytest.mark.parametrize(
