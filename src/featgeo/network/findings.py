@@ -153,7 +153,7 @@ def _dead(report: Report, layer: LayerReport) -> Iterator[Finding]:
             f"({_numbers(layer.constant_features)})",
             "Draw their weights anew and train on, or take them out.",
             "act",
-            _call(report, "compress"),
+            _call(report, "compress", ", max_loss_increase=0.01"),
             len(layer.constant_features) / layer.inputs,
             DEAD,
         )
@@ -171,7 +171,7 @@ def _dependent(report: Report, layer: LayerReport) -> Iterator[Finding]:
             f"rank {layer.feature_rank} of {layer.inputs}{never}",
             "Constant or duplicated features can be removed without loss.",
             "note",
-            _call(report, "compress"),
+            _call(report, "compress", ", max_loss_increase=0.01"),
             dependent,
             DEPENDENT,
         )
