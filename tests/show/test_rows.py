@@ -5,8 +5,10 @@ import math
 import pytest
 
 from featgeo.network.views import layer_from
-from featgeo.show.digest import findings, grouped, headline
-from featgeo.show.rows import first_point, points, rows
+from featgeo.show.digest import caption, findings, grouped, headline
+from featgeo.show.html import page
+from featgeo.show.rows import OWN, first_point, points, rows
+from featgeo.show.spoken import alignment as alignment_words
 from featgeo.show.words import number
 from tests.show.fakes import fake_layer, fake_report, five_layers, many_layers
 
@@ -86,3 +88,20 @@ def test_findings_are_grouped_and_ordered():
     ]
     assert found[1].remedy == "Cut."
     assert found[1].layers[1] == ("b", "5 of 8.", "")
+
+
+def test_layers_are_shown_at_their_own_operating_points():
+    data = five_layers()
+    assert OWN not in points(data)
+    name, layer = next((name, layer) for name, layer in data["layers"].items() if "average" in layer["views"])
+    other = {**layer["views"]["average"], "at": "jacobian", "alignment": 0.123}
+    changed = {**layer, "default": "jacobian", "views": {**layer["views"], "jacobian": other}}
+    mixed = {**data, "layers": {**data["layers"], name: changed}}
+    assert points(mixed)[0] == first_point(mixed) == OWN
+    own = {row.name: row for row in rows(mixed)}
+    assert own[name].alignment == 0.123
+    rest = [row for row in rows(data) if row.name != name]
+    assert rest == [row for row in own.values() if row.name != name]
+    assert "layer's own point" in caption(mixed)
+    assert "Layer&#39;s own point" in page(mixed)
+    assert "0.12" in alignment_words(mixed)

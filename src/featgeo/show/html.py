@@ -13,7 +13,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from featgeo.show import digest, plots, spoken, words
-from featgeo.show.rows import Row, checked, finite, first_point, points, printable, rows
+from featgeo.show.rows import OWN, Row, checked, finite, first_point, points, printable, rows
 from featgeo.show.style import themed_svg
 
 
@@ -107,7 +107,7 @@ def _view(data: Mapping[str, Any], at: str, index: int) -> dict[str, Any]:
         "at": at,
         "name": words.POINT_NAMES.get(at, printable(at)),
         "words": words.POINT_WORDS.get(at, ""),
-        "average": at == "average",
+        "average": at in ("average", OWN),
         "rows": found,
         "below_zero": lowest < 0,
         "gain": themed_svg(plots.gain(data, at), spoken.gain(data, at), f"gain-{index}"),

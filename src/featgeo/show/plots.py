@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from featgeo.show.depth import draw_alignment, draw_gain
 from featgeo.show.layout import Sheet, rows_height
 from featgeo.show.modes import draw_spectra, draw_width, spectra_height
-from featgeo.show.rows import Row, checked, first_point, points, rows
+from featgeo.show.rows import OWN, Row, checked, points, rows
 from featgeo.show.style import MUTED, WIDTH, house_style, new_figure
 from featgeo.show.words import unit
 
@@ -83,7 +83,7 @@ def spread(items: Sequence[Row], limit: int) -> list[Row]:
 def _views(data: Mapping[str, Any]) -> dict[str, list[Row]]:
     """Rows by operating point, the one shown first leading, of the layers that have any view."""
     data = checked(data)
-    order = sorted(points(data), key=lambda at: at != first_point(data))
+    order = sorted((at for at in points(data) if at != OWN), key=lambda at: at != data["at"])
     views = {at: rows(data, at) for at in order}
     seen = [i for i, row in enumerate(views[order[0]]) if any(view[i].has_view for view in views.values())]
     return {at: [view[i] for i in seen] for at, view in views.items()}

@@ -10,6 +10,7 @@ from typing import Any
 from featgeo.errors import FeatgeoError
 
 POINTS = ("average", "bayes", "jacobian")  # the operating points, in the order in which they are shown
+OWN = "own"  # instead of one of them: each layer's own, where the report chose different ones
 
 
 @dataclass(frozen=True)
@@ -96,22 +97,34 @@ def checked(data: Any) -> Mapping[str, Any]:
 
 
 def points(data: Mapping[str, Any]) -> tuple[str, ...]:
-    """Operating points that at least one layer has; the report's own where no layer has any."""
-    found = {at for layer in data["layers"].values() for at in layer["views"]}
-    known = tuple(at for at in POINTS if at in found)
-    return known + tuple(sorted(found.difference(POINTS))) or (data["at"],)
+    """Operating points that at least one layer has, each layer's own first where these differ from the report's.
+
+    The report's own where no layer has any.
+    """
+    layers = [layer for layer in data["layers"].values() if layer["views"]]
+    found = {at for layer in layers for at in layer["views"]}
+    known = tuple(at for at in POINTS if at in found) + tuple(sorted(found.difference(POINTS)))
+    mixed = len({_own(layer, data["at"]) for layer in layers if data["at"] in layer["views"]}) > 1
+    return (OWN,) * mixed + known or (data["at"],)
 
 
 def first_point(data: Mapping[str, Any]) -> str:
-    """The operating point shown first: the report's own, if any layer has it."""
+    """The operating point shown first: each layer's own where they differ, or the report's, if any layer has it."""
     available = points(data)
-    return data["at"] if data["at"] in available else available[0]
+    return data["at"] if data["at"] in available and OWN not in available else available[0]
 
 
 def rows(data: Mapping[str, Any], at: str | None = None) -> list[Row]:
     """One row per layer, in the report's order, at an operating point (the one shown first by default)."""
     at = at or first_point(data)
-    return [_row(name, layer, at) for name, layer in data["layers"].items()]
+    layers = data["layers"].items()
+    return [_row(name, layer, _own(layer, data["at"]) if at == OWN else at) for name, layer in layers]
+
+
+def _own(layer: Mapping[str, Any], otherwise: str) -> str:
+    """The operating point that the report reads a layer at."""
+    own = layer.get("default")
+    return own if own in layer["views"] else otherwise
 
 
 def finite(value: Any) -> float | None:

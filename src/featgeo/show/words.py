@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from featgeo.show.rows import Row, finite, printable
+from featgeo.show.rows import OWN, Row, finite, printable
 
 DASH = "–"
-POINT_NAMES = {"average": "average tail", "bayes": "Bayes action", "jacobian": "mean Jacobian"}
+POINT_NAMES = {
+    OWN: "layer's own point", "average": "average tail", "bayes": "Bayes action", "jacobian": "mean Jacobian",
+}  # fmt: skip
 POINT_WORDS = {
+    OWN: "Each layer as findings read it: at the mean Jacobian where another road bypasses it, so that what that road "
+    "carries is not credited to the layer; else at the report's operating point.",
     "average": "The rest of the network is linearised over the data it sees. Reaches beyond the local region; tail R² "
     "says how far to trust it.",
     "jacobian": "The rest of the network is linearised by its mean derivative, for layers that another road bypasses: "
