@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import featgeo as fg
 
-SAMPLES, HELD_OUT, BATCH, SIZE, MEASURED = 1536, 512, 64, 64, 256
+SAMPLES, HELD_OUT, BATCH, SIZE, MEASURED = 1280, 256, 64, 64, 128
 BYPASSED = (2, 4, 6, 7, 9, 10, 12, 13, 14)  # blocks with a skip connection
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     )
 
     wanted = [f"_blocks.{i}.{part}" for i in BYPASSED for part in ("_expand_conv", "_project_conv")] + [name]
-    options = {"layers": wanted, "batch_size": BATCH, "subset": MEASURED // 4}
+    options = {"layers": wanted, "batch_size": BATCH, "subset": 32}
     report = fg.analyze(model, (images, labels), **options)
     order = torch.randperm(SAMPLES)
     shuffled = fg.analyze(model, (images, labels[order]), **options)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import featgeo as fg
 
-SAMPLES, HELD_OUT, BATCH, TOKENS, MEASURED, SUBSET = 2048, 512, 64, 32, 256, 48
+SAMPLES, HELD_OUT, BATCH, TOKENS, MEASURED, SUBSET = 1024, 512, 64, 24, 128, 32
 
 
 class Classifier(nn.Module):

@@ -123,7 +123,7 @@ def rows(data: Mapping[str, Any], at: str | None = None) -> list[Row]:
 
 def _own(layer: Mapping[str, Any], otherwise: str) -> str:
     """The operating point that the report reads a layer at."""
-    own = layer.get("default")
+    own = printable(layer.get("default"))
     return own if own in layer["views"] else otherwise
 
 
