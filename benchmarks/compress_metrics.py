@@ -68,8 +68,7 @@ def main() -> None:
             weight, bias = weight_matrix(layer)
             spread = weight @ moments.covariance @ weight.T
             matrices = operating_points(work, x, y)
-            options = (plan.run, plan.data, plan.loss, {LAYER: layer}, len(x), len(x))
-            matrices["Gauss-Newton"] = metrics(*options)[LAYER]
+            matrices["Gauss-Newton"] = metrics(plan.probe, {LAYER: layer})[LAYER]
             roots = {name: Metric.of(matrix) for name, matrix in matrices.items()}
             for name, short in (("Gauss-Newton", "near"), ("average tail", "far")):
                 roots[short] = Metric.of(ridged(matrices[name], spread, 0.5))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from featgeo.apply.budget import Option, allocate
-from featgeo.apply.curvature import curves, gradients, linear_pass, share_of
+from featgeo.apply.curvature import curves, gradients, linear_pass
 from featgeo.apply.factor import dense_cost, thin_cost
 from featgeo.apply.modes import Metric, Modes
 from featgeo.apply.plan import Outlook, Plan
@@ -29,7 +29,7 @@ Ranks = dict[str, int | None]
 def fisher(plan: Plan) -> dict[str, Tensor]:
     """E[(∂loss/∂W)²] (n, k) of every layer, at the labels."""
     sums: dict[str, Tensor] = {}
-    for number, inputs, targets in share_of(plan.data, plan.samples, plan.found.samples):
+    for number, inputs, targets in plan.probe.batches():
         outputs, seen, made = linear_pass(plan.run, plan.layers, inputs, number)
         free = outputs.detach()
         with torch.enable_grad():
@@ -75,7 +75,7 @@ def peers(plan: Plan) -> Iterator[tuple[str, Outlook]]:
             elif method == "Fisher columns":
                 white = _weighted(information[name].sum(0))
             modes[name] = Modes.of(weight @ white.root, metric, white, target, mean)
-        found = curves(plan.run, plan.data, plan.loss, plan.layers, modes, plan.samples, plan.found.samples)
+        found = curves(plan.probe, plan.layers, modes)
         yield method, Outlook({}, modes, found)
 
 

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from featgeo.apply import curvature
-from featgeo.apply.curvature import curves, far_metric, hessians, joint_increase, metrics, output_metric
+from featgeo.apply.curvature import (
+    Probe,
+    curves,
+    far_metric,
+    hessians,
+    joint_increase,
+    metrics,
+    output_metric,
+)
 from featgeo.apply.plan import modes_of
 from featgeo.apply.survey import survey
 from featgeo.data.batches import Batches
@@ -54,7 +62,7 @@ def test_near_metric_is_the_gauss_newton_matrix_over_positions() -> None:
     model = network()
     layers = {"0": model[0], "3": model[3]}
     data, loss = Batches((X, Y), 7), resolve_loss("cross_entropy")
-    found = metrics(runner_of(model), data, loss, layers, 1000, 24)
+    found = metrics(Probe(runner_of(model), data, loss, 1000, 24), layers)
     expected = {"0": torch.zeros(5, 5, dtype=torch.float64), "3": torch.zeros(6, 6, dtype=torch.float64)}
     for x in X:
         g = model(x[None])[0].detach()
@@ -73,11 +81,11 @@ def test_near_metric_is_the_gauss_newton_matrix_over_positions() -> None:
 
 def test_far_metric_is_the_regression_of_the_outputs_on_the_layer() -> None:
     model = network()
-    run, data, loss, layers, _, seen = studied(model)
+    probe, layers, _, seen = studied(model)
     g = model(X).detach()
     prior = torch.bincount(Y, minlength=4).double() / len(Y)
     metric = prior.diag() - prior.outer(prior)
-    found = output_metric(run, data, loss, seen.answers, 1000)
+    found = output_metric(probe, seen.answers)
     assert torch.allclose(found, metric)
     for name in layers:
         z = (
@@ -99,7 +107,7 @@ def test_output_metric_of_any_loss_is_its_mean_curvature_at_the_mean_output() ->
     layers: dict[str, Any] = {"5": model[5]}
     with torch.no_grad():
         seen = survey(run, data, loss, layers)
-        found = output_metric(run, data, loss, seen.answers, 1000)
+        found = output_metric(Probe(run, data, loss, 1000, 24), seen.answers)
     near = ((model(X).mean(0) - y).abs() < 1).double().mean(0) / 4
     assert torch.allclose(found, near.diag(), atol=1e-6)
 
@@ -110,12 +118,13 @@ def studied(model: nn.Module) -> tuple[Any, ...]:
     run = runner_of(model)
     with torch.no_grad():
         seen = survey(run, data, loss, layers)
-        matrices = metrics(run, data, loss, layers, 1000, 24)
+        probe = Probe(run, data, loss, 1000, 24)
+        matrices = metrics(probe, layers)
     modes = {
         n: modes_of(m, matrices[n], whiten(seen.moments[n].covariance), seen.moments[n].mean)[1]
         for n, m in layers.items()
     }
-    return run, data, loss, layers, modes, seen
+    return probe, layers, modes, seen
 
 
 def moved(model: nn.Module, layers: dict[str, Any], modes: dict[str, Any], ranks: dict[str, int]) -> Tensor:
@@ -137,19 +146,19 @@ def moved(model: nn.Module, layers: dict[str, Any], modes: dict[str, Any], ranks
 
 def test_predictions_are_the_loss_of_the_linearised_network() -> None:
     model = network()
-    run, data, loss, layers, modes, seen = studied(model)
+    probe, layers, modes, seen = studied(model)
     base = F.cross_entropy(model(X), Y).item()
     assert seen.loss == pytest.approx(base)
     assert list(seen.moments) == ["0", "3", "5"]
     assert seen.readout == "5"
-    found = curves(run, data, loss, layers, modes, 1000, 24)
+    found = curves(probe, layers, modes)
     for name in layers:
         assert found[name][-1] == 0
         for rank in (0, 1, 2, 3):
             expected = F.cross_entropy(moved(model, layers, modes, {name: rank}), Y).item() - base
             assert found[name][rank].item() == pytest.approx(expected, abs=1e-9)
     ranks = {"0": 2, "5": 1}
-    together = joint_increase(run, data, loss, layers, modes, ranks, 1000, 24)
+    together = joint_increase(probe, layers, modes, ranks)
     assert together == pytest.approx(
         F.cross_entropy(moved(model, layers, modes, ranks), Y).item() - base, abs=1e-9
     )
@@ -157,10 +166,10 @@ def test_predictions_are_the_loss_of_the_linearised_network() -> None:
 
 def test_sketch_of_many_outputs_is_the_quadratic(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network()
-    run, data, loss, layers, modes, _ = studied(model)
+    probe, layers, modes, _ = studied(model)
     monkeypatch.setattr(curvature, "DENSE", 2)
     monkeypatch.setattr(curvature, "SKETCH", 400)
-    found = curves(run, data, loss, layers, modes, 1000, 24)
+    found = curves(probe, layers, modes)
     g = model(X).detach()
     p = g.softmax(1)
     slope = p - F.one_hot(Y, 4)

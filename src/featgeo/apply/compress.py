@@ -12,7 +12,7 @@ from torch import nn
 
 from featgeo.apply.compression import Compression, LayerCut, parameters_of, restore_modes
 from featgeo.apply.correct import truncate
-from featgeo.apply.curvature import joint_increase, share_of
+from featgeo.apply.curvature import joint_increase
 from featgeo.apply.factor import dense_cost, thin_cost
 from featgeo.apply.making import Made, Maker
 from featgeo.apply.plan import METRICS, Plan, look, working_copy
@@ -136,7 +136,7 @@ def _allowed(budget: float | int, plan: Plan) -> int:
 def _account(plan: Plan, made: Made, skipped: dict[str, str], maker: Maker) -> Compression:
     """The table: what each cut was predicted to do alone and what it does, on the samples of the prediction."""
     outlook, model = plan.outlooks[made.metric], plan.model
-    part = Batches([(x, y) for _, x, y in share_of(plan.data, plan.samples, plan.found.samples)])
+    part = Batches([(x, y) for _, x, y in plan.probe.batches()])
     base = measure(plan.run, part, plan.loss)
 
     def truncated(ranks: dict[str, int]) -> float:
@@ -170,9 +170,7 @@ def _account(plan: Plan, made: Made, skipped: dict[str, str], maker: Maker) -> C
             rows.append(LayerCut(name, type(module).__name__, "skipped", reason=skipped[name]))
     predicted = measured = 0.0
     if cut:
-        predicted = joint_increase(
-            plan.run, plan.data, plan.loss, plan.layers, outlook.modes, cut, plan.samples, plan.found.samples
-        )
+        predicted = joint_increase(plan.probe, plan.layers, outlook.modes, cut)
         measured = truncated(cut)
     notes = [
         f"layer '{name}': {plan.found.moments[name].count} feature rows for {plan.layers[name].weight[0].numel()} "

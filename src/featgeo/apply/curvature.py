@@ -63,14 +63,32 @@ def output_roots(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
     return signs.to(roots) @ roots / SKETCH**0.5
 
 
-def share_of(data: Batches, samples: int, total: int) -> Iterator[tuple[int, Inputs, Tensor]]:
-    """About so many samples, evenly from all batches: number of the batch, inputs, targets."""
-    step, offset = max(1, total // max(1, samples)), 0
-    for number, (inputs, targets) in enumerate(data):
-        chosen = slice((-offset) % step, None, step)
-        offset += len(targets)
-        if len(targets[chosen]):
-            yield number, by_sample(inputs, itemgetter(chosen)), targets[chosen]
+@dataclass(frozen=True)
+class Probe:
+    """What derivatives are taken on.
+
+    Attributes:
+        run: the model, in evaluation mode.
+        data: the batches.
+        loss: the loss.
+        samples: about how many samples to use, evenly from all batches.
+        total: how many there are.
+    """
+
+    run: Runner
+    data: Batches
+    loss: Loss
+    samples: int
+    total: int
+
+    def batches(self) -> Iterator[tuple[int, Inputs, Tensor]]:
+        """Number of the batch, inputs and targets of the samples to use."""
+        step, offset = max(1, self.total // self.samples), 0
+        for number, (inputs, targets) in enumerate(self.data):
+            chosen = slice((-offset) % step, None, step)
+            offset += len(targets)
+            if len(targets[chosen]):
+                yield number, by_sample(inputs, itemgetter(chosen)), targets[chosen]
 
 
 def linear_pass(
@@ -112,43 +130,29 @@ def far_metric(actions: Moments, output_metric: Tensor) -> Tensor:
     return slopes.T @ slopes
 
 
-def output_metric(run: Runner, data: Batches, loss: Loss, answers: Moments, samples: int) -> Tensor:
+def output_metric(probe: Probe, answers: Moments) -> Tensor:
     """M (d, d) at the Bayes action; for a loss without a closed form of it, its mean at the mean output."""
-    if isinstance(loss, CanonicalLoss):
-        factor = loss.factor(loss.action(answers.companion)[0])
+    if isinstance(probe.loss, CanonicalLoss):
+        factor = probe.loss.factor(probe.loss.action(answers.companion)[0])
         return factor.T @ factor
     total, count = torch.zeros(len(answers.mean), len(answers.mean), dtype=torch.float64), 0
-    for _, _, targets in share_of(data, samples, answers.count):
-        outputs = answers.mean.expand(len(targets), -1).to(run.device, run.dtype)
-        total += hessians(loss, outputs, checked_targets(loss, targets, outputs)).sum(0).double().cpu()
+    for _, _, targets in probe.batches():
+        outputs = answers.mean.expand(len(targets), -1).to(probe.run.device, probe.run.dtype)
+        total += (
+            hessians(probe.loss, outputs, checked_targets(probe.loss, targets, outputs)).sum(0).double().cpu()
+        )
         count += len(targets)
     return total / count
 
 
-def metrics(
-    run: Runner,
-    data: Batches,
-    loss: Loss,
-    layers: dict[str, Dense],
-    samples: int,
-    total: int,
-) -> dict[str, Tensor]:
-    """The near metric H (n, n) of every layer, float64 on the CPU.
-
-    Args:
-        run: the model, in evaluation mode.
-        data: the batches.
-        loss: the loss.
-        layers: by name.
-        samples: how many samples to use, evenly from all batches.
-        total: how many there are.
-    """
+def metrics(probe: Probe, layers: dict[str, Dense]) -> dict[str, Tensor]:
+    """The near metric H (n, n) of every layer, float64 on the CPU."""
     sums = {name: torch.zeros(0) for name in layers}
     count = 0
-    for number, inputs, targets in share_of(data, samples, total):
-        outputs, _, made = linear_pass(run, layers, inputs, number)
+    for number, inputs, targets in probe.batches():
+        outputs, _, made = linear_pass(probe.run, layers, inputs, number)
         free = outputs.detach()
-        roots = output_roots(loss, free, checked_targets(loss, targets, free))
+        roots = output_roots(probe.loss, free, checked_targets(probe.loss, targets, free))
         for found in gradients(outputs, made, roots):
             for name, slope in found.items():
                 rows = per_sample(layers[name], slope).flatten(0, 1)
@@ -188,19 +192,15 @@ class _Batch:
 
 
 def _cuts(
-    run: Runner,
-    data: Batches,
-    loss: Loss,
+    probe: Probe,
     layers: dict[str, Dense],
     modes: dict[str, Modes],
-    samples: int,
-    total: int,
 ) -> Iterator[tuple[_Batch, dict[str, Tensor]]]:
     """Batch by batch, what cutting each layer to rank 0..ρ takes off the outputs, along its rows (m, ρ + 1, c)."""
-    for number, inputs, targets in share_of(data, samples, total):
-        outputs, seen, made = linear_pass(run, layers, inputs, number)
+    for number, inputs, targets in probe.batches():
+        outputs, seen, made = linear_pass(probe.run, layers, inputs, number)
         free = outputs.detach()
-        batch = _Batch.of(loss, free, checked_targets(loss, targets, free))
+        batch = _Batch.of(probe.loss, free, checked_targets(probe.loss, targets, free))
         inner = {}
         for name, layer in layers.items():
             first, mean = modes[name].first, modes[name].mean
@@ -219,40 +219,32 @@ def _cuts(
 
 
 def curves(
-    run: Runner,
-    data: Batches,
-    loss: Loss,
+    probe: Probe,
     layers: dict[str, Dense],
     modes: dict[str, Modes],
-    samples: int,
-    total: int,
 ) -> dict[str, Tensor]:
     """Predicted increase of the loss for every layer cut alone to rank 0..ρ: name -> (ρ + 1,)."""
     sums: dict[str, Tensor] = {}
     count = 0
-    for batch, cuts in _cuts(run, data, loss, layers, modes, samples, total):
+    for batch, cuts in _cuts(probe, layers, modes):
         for name, cut in cuts.items():
-            found = torch.stack([batch.increase(loss, at_rank) for at_rank in cut.unbind(1)])
+            found = torch.stack([batch.increase(probe.loss, at_rank) for at_rank in cut.unbind(1)])
             sums[name] = sums[name] + found if name in sums else found
         count += len(batch.outputs)
     return {name: (value / count).cpu() for name, value in sums.items()}
 
 
 def joint_increase(
-    run: Runner,
-    data: Batches,
-    loss: Loss,
+    probe: Probe,
     layers: dict[str, Dense],
     modes: dict[str, Modes],
     ranks: dict[str, int],
-    samples: int,
-    total: int,
 ) -> float:
     """Predicted increase of the loss for these layers cut together to these ranks."""
     chosen = {name: layers[name] for name in ranks}
     summed, count = 0.0, 0
-    for batch, cuts in _cuts(run, data, loss, chosen, modes, samples, total):
+    for batch, cuts in _cuts(probe, chosen, modes):
         together = torch.stack([cut[:, ranks[name]] for name, cut in cuts.items()]).sum(0)
-        summed += batch.increase(loss, together).item()
+        summed += batch.increase(probe.loss, together).item()
         count += len(batch.outputs)
     return summed / count

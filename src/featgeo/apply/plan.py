@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from featgeo.apply.budget import Option, allocate
-from featgeo.apply.curvature import curves, far_metric, metrics, output_metric
+from featgeo.apply.curvature import Probe, curves, far_metric, metrics, output_metric
 from featgeo.apply.factor import Dense, dense_cost, find_layers, largest_rank, thin_cost, unplaceable
 from featgeo.apply.modes import Metric, Modes, ridged
 from featgeo.apply.survey import Survey, survey
@@ -64,7 +64,7 @@ class Plan:
         loss: the loss.
         layers: those that can be cut, in the order in which they are called.
         found: the survey.
-        samples: how many samples derivatives are taken on.
+        probe: what derivatives are taken on.
         outlooks: near and far.
     """
 
@@ -74,7 +74,7 @@ class Plan:
     loss: Loss
     layers: dict[str, Dense]
     found: Survey
-    samples: int
+    probe: Probe
     outlooks: dict[str, Outlook]
 
     @property
@@ -151,28 +151,29 @@ def look(
     found = survey(run, data, loss, layers, progress)
     skipped |= found.skipped
     layers = {name: layers[name] for name in found.moments}
-    probe = by_sample(next(iter(data))[0], lambda part: part[:2])
-    skipped |= (broken := unplaceable(model, layers, run, probe))
+    two = by_sample(next(iter(data))[0], lambda part: part[:2])
+    skipped |= (broken := unplaceable(model, layers, run, two))
     layers = {name: layer for name, layer in layers.items() if name not in broken}
     if not layers:
         raise FeatgeoError("model", "no layer that can be cut", f"Skipped: {skipped}.")
     assert found.answers is not None
+    probe = Probe(run, data, loss, samples, found.samples)
     outlooks = {}
     whiteners = {n: whiten(found.moments[n].covariance, found.precisions[n]) for n in layers}
     for name in which:
         if name == "near":
-            matrices = metrics(run, data, loss, layers, samples, found.samples)
+            matrices = metrics(probe, layers)
         else:
-            output = output_metric(run, data, loss, found.answers, samples)
+            output = output_metric(probe, found.answers)
             matrices = {key: far_metric(found.actions[key], output) for key in layers}
         roots, modes = {}, {}
         for layer_name, layer in layers.items():
             roots[layer_name], modes[layer_name] = modes_of(
                 layer, matrices[layer_name], whiteners[layer_name], found.moments[layer_name].mean
             )
-        predicted = curves(run, data, loss, layers, modes, samples, found.samples)
+        predicted = curves(probe, layers, modes)
         outlooks[name] = Outlook(roots, modes, predicted)
-    return Plan(model, run, data, loss, layers, found, samples, outlooks), skipped
+    return Plan(model, run, data, loss, layers, found, probe, outlooks), skipped
 
 
 def modes_of(layer: Dense, matrix: Tensor, whitener: Whitener, mean: Tensor) -> tuple[Metric, Modes]:
