@@ -3,7 +3,8 @@
 Run: python examples/sources.py --get fashion_mnist cifar10 imdb complaints california_housing mobilenet_v2 geoclip
      python benchmarks/transfer.py [--tasks fashion cifar10 reviews complaints "house prices"] [--samples 500 4000]
      In the environment of `make examples`. Features and accuracies are computed once and kept in the folder of data
-     (about 20 minutes); --heads fits the heads only, --fresh fits them again. Later runs take a few minutes.
+     (an hour, most of it heads on 4,000 samples); --heads fits heads only, --fresh fits them again. With 500 samples a
+     later run takes two minutes.
 
 Feature sets: layers of EfficientNet-Lite0 and MobileNetV2 trained on ImageNet and of MobileNetV2 with random weights,
 and pixels, on Fashion-MNIST and CIFAR-10; blocks of the MiniLM sentence encoder, trained and not, and word frequencies,
