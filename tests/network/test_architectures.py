@@ -1,0 +1,402 @@
+"""Networks as people have them: attention, shared and parametrised layers, Hugging Face models, labels per position."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import featgeo as fg
+from tests.network.models import blobs, mlp, quiet
+from tests.network.test_keep import assert_same, snapshot
+
+CLASSES = 3
+
+
+class Encoder(nn.Module):
+    """Token ids (m, t) through a transformer encoder, positions first or samples first, to logits."""
+
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        block = nn.TransformerEncoderLayer(8, 2, 12, batch_first=batch_first)
+        self.embed, self.blocks = (
+            nn.Embedding(20, 8),
+            nn.TransformerEncoder(block, 2, enable_nested_tensor=False),
+        )
+        self.head, self.batch_first = nn.Linear(8, CLASSES), batch_first
+
+    def forward(self, tokens: Tensor, src_key_padding_mask: Tensor | None = None) -> Tensor:
+        x = self.embed(tokens)
+        x = self.blocks(
+            x if self.batch_first else x.transpose(0, 1), src_key_padding_mask=src_key_padding_mask
+        )
+        x = x if self.batch_first else x.transpose(0, 1)
+        if src_key_padding_mask is None:
+            return self.head(x.mean(1))  # type: ignore[no-any-return]
+        keep = (~src_key_padding_mask).to(x)[:, :, None]
+        return self.head((x * keep).sum(1) / keep.sum(1))  # type: ignore[no-any-return]
+
+
+def tokens(count: int = 60, length: int = 5) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 20, (count, length), generator=generator)
+    return x, x.sum(1) % CLASSES
+
+
+def close(one: fg.Report, other: fg.Report, rel: float = 1e-6) -> None:
+    """All views of two reports agree."""
+    assert one.layers.keys() == other.layers.keys()
+    for layer in one:
+        assert layer.views.keys() == other[layer.name].views.keys()
+        for at, view in layer.views.items():
+            theirs = other[layer.name].view(at)
+            for name in ("alignment", "gain_available", "gain_used", "gap_weight", "constant_loss"):
+                size = max(abs(getattr(theirs, name)), 1e-3)
+                assert getattr(view, name) == pytest.approx(
+                    getattr(theirs, name), abs=rel * size, nan_ok=True
+                ), name
+
+
+def test_samples_first_or_positions_first() -> None:
+    torch.manual_seed(0)
+    first, second = Encoder(True).double(), Encoder(False).double()
+    second.load_state_dict(first.state_dict())
+    one, two = (quiet(model, tokens()) for model in (first, second))
+    assert {layer.status for layer in one} == {"analysed", "bypassed", "skipped"}
+    close(one, two)
+
+
+def test_as_many_positions_as_samples_are_told_apart() -> None:
+    torch.manual_seed(0)
+    model = Encoder(False).double()
+    x, y = tokens(60, 6)
+    close(quiet(model, (x, y), batch_size=6), quiet(model, (x, y), batch_size=20))
+
+
+def test_padding_takes_no_part() -> None:
+    """Sequences padded to different lengths say the same."""
+    torch.manual_seed(0)
+    model, (x, y) = Encoder(True).double(), tokens()
+    lengths = torch.arange(60) % 4 + 2
+    reports = []
+    for width in (5, 9):
+        padded = F.pad(x, (0, width - 5))
+        mask = torch.arange(width) >= lengths[:, None]
+        batch = {"tokens": padded, "src_key_padding_mask": mask, "labels": y}
+        reports.append(quiet(model, [batch]))
+    close(*reports)
+
+
+class Shared(nn.Module):
+    """One layer called at every step of a sequence (m, t, 4); or, unrolled, on all steps at once."""
+
+    def __init__(self, unrolled: bool) -> None:
+        super().__init__()
+        self.read, self.head, self.unrolled = nn.Linear(4, 5), nn.Linear(5, CLASSES), unrolled
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = (
+            [self.read(step).tanh() for step in x.unbind(1)]
+            if self.unrolled
+            else self.read(x).tanh().unbind(1)
+        )
+        return self.head(torch.stack(list(steps), 1).square().mean(1))  # type: ignore[no-any-return]
+
+
+def sequences(count: int = 80) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(count, 6, 4, generator=generator, dtype=torch.float64)
+    return x, (x.mean(1)[:, 0] > 0).long() + (x[:, 0, 1] > 0).long()
+
+
+def test_calls_of_a_shared_layer_count_as_positions() -> None:
+    torch.manual_seed(0)
+    one, two = Shared(True).double(), Shared(False).double()
+    two.load_state_dict(one.state_dict())
+    close(quiet(one, sequences()), quiet(two, sequences()))
+
+
+class Recurrent(nn.Module):
+    """A recurrence of two Linear layers: the state of one step is an input of the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs, self.state, self.head = (
+            nn.Linear(4, 5),
+            nn.Linear(5, 5, bias=False),
+            nn.Linear(5, CLASSES),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(len(x), 5)
+        for step in x.unbind(1):
+            state = (self.inputs(step) + self.state(state)).tanh()
+        return self.head(state)  # type: ignore[no-any-return]
+
+
+def test_a_recurrence_is_analysed() -> None:
+    torch.manual_seed(0)
+    report = quiet(Recurrent().double(), sequences(), at="bayes", nulls=1)
+    assert {layer.name: layer.status for layer in report} == {
+        "inputs": "analysed", "state": "bypassed", "head": "analysed",
+    }  # fmt: skip
+    assert all({"average", "jacobian", "bayes"} >= set(layer.views) for layer in report)
+
+
+@pytest.mark.parametrize("module", [nn.LSTM(4, 3, batch_first=True), nn.GRUCell(4, 3), nn.RNN(4, 3)])
+def test_fused_recurrences_say_why_they_are_skipped(module: nn.Module) -> None:
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.head = module, nn.Linear(3, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            made = self.cell(x[:, 0] if isinstance(self.cell, nn.GRUCell) else x)
+            made = made[0][:, -1] if isinstance(made, tuple) else made
+            return self.head(made)  # type: ignore[no-any-return]
+
+    x, y = sequences()
+    report = quiet(Around(), (x.float(), y))
+    assert report["cell"].status == "skipped"
+    assert "fused call" in report["cell"].reason
+    assert report["head"].status == "analysed"
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`:FutureWarning")
+@pytest.mark.parametrize("kind", ["weight_norm", "old weight_norm", "spectral_norm", "orthogonal"])
+def test_parametrised_layers_are_those_they_amount_to(kind: str) -> None:
+    torch.manual_seed(0)
+    x, y = blobs(0)
+    plain = mlp(6, 5, 4, dtype=torch.float64)
+    wrapped = copy.deepcopy(plain)
+    wrap = {
+        "weight_norm": parametrizations.weight_norm, "old weight_norm": nn.utils.weight_norm,
+        "spectral_norm": parametrizations.spectral_norm, "orthogonal": parametrizations.orthogonal,
+    }[kind]  # fmt: skip
+    wrap(wrapped[0])
+    wrapped.eval()
+    with torch.no_grad():
+        wrapped(x)
+        plain[0].weight.copy_(wrapped[0].weight)
+    before = snapshot(wrapped.train())
+    report = quiet(wrapped, (x, y))
+    assert_same(before, snapshot(wrapped))
+    close(report, quiet(plain, (x, y)))
+    assert report["0"].kind == "Linear"
+
+
+def test_windows_and_frames_in_the_batch_dimension() -> None:
+    """A layer whose first dimension holds samples and positions, in either order."""
+
+    class Folded(nn.Module):
+        def __init__(self, order: str) -> None:
+            super().__init__()
+            self.layer, self.head, self.order = nn.Linear(4, 5), nn.Linear(5, CLASSES), order
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.order == "plain":
+                h = self.layer(x)
+            elif self.order == "samples":
+                h = self.layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            else:
+                h = self.layer(x.transpose(0, 1).flatten(0, 1)).unflatten(0, (x.shape[1], -1)).transpose(0, 1)
+            return self.head(h.tanh().mean(1))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    plain = Folded("plain").double()
+    wanted = quiet(plain, sequences())
+    for order in ("samples", "positions"):
+        other = Folded(order).double()
+        other.load_state_dict(plain.state_dict())
+        close(
+            quiet(other, sequences()), wanted, 0.02
+        )  # a flat valley: the search ends within rounding of the loss
+
+
+class Tagger(nn.Module):
+    """Logits for every token; channels first where asked for."""
+
+    def __init__(self, channels_first: bool = False) -> None:
+        super().__init__()
+        self.first, self.last, self.channels_first = nn.Linear(4, 6), nn.Linear(6, CLASSES), channels_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.last(self.first(x).tanh())
+        return logits.movedim(-1, 1) if self.channels_first else logits
+
+
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_a_label_per_position_makes_every_position_a_row(channels_first: bool) -> None:
+    """As if all positions were samples of their own; ignored labels leave no trace."""
+    torch.manual_seed(0)
+    x, _ = sequences()
+    labels = (x[:, :, 0] > 0).long() + (x[:, :, 1] > 0.3).long()
+    labels[x[:, :, 2] > 1] = -100
+    keep = labels != -100
+    model = Tagger(channels_first).double()
+    flat = Tagger().double()
+    flat.load_state_dict(model.state_dict())
+    report, wanted = quiet(model, (x, labels)), quiet(flat, (x[keep], labels[keep]))
+    assert report.samples == int(keep.sum())
+    close(report, wanted)
+
+
+def test_positions_can_be_asked_for() -> None:
+    torch.manual_seed(0)
+    x, y = sequences()
+    model = Shared(False).double()
+    reduced, expanded = (
+        quiet(model, (x, y), layers="read"),
+        quiet(model, (x, y), layers="read", positions="expand"),
+    )
+    assert reduced["read"].alignment != pytest.approx(expanded["read"].alignment, rel=1e-3)
+    with pytest.raises(fg.FeatgeoError, match="positions: found 'expand' for outputs"):
+        quiet(Tagger().double(), (x, y), positions="expand")
+    with pytest.raises(fg.FeatgeoError, match="positions: found 'sum'"):
+        quiet(model, (x, y), positions="sum")
+
+
+def bert() -> nn.Module:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=30, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12,
+        max_position_embeddings=16, num_labels=CLASSES,
+    )  # fmt: skip
+    return BertForSequenceClassification(config).eval()
+
+
+def batches() -> list[dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for length in (6, 9, 7):
+        ids = torch.randint(0, 30, (24, length), generator=generator)
+        mask = (torch.arange(length) < torch.randint(2, length + 1, (24, 1), generator=generator)).long()
+        found.append({"input_ids": ids, "attention_mask": mask, "labels": (ids * mask).sum(1) % CLASSES})
+    return found
+
+
+def test_a_hugging_face_model_with_its_batches() -> None:
+    model = bert()
+    before = snapshot(model)
+    report = quiet(model, batches())
+    assert_same(before, snapshot(model))
+    assert report.samples == 72
+    status = {layer.name: layer.status for layer in report if layer.status != "skipped"}
+    assert status["classifier"] == status["bert.pooler.dense"] == "analysed"
+    assert {status[name] for name in status if "encoder" in name} == {"bypassed"}
+    adapted = quiet(model, batches(), forward=lambda model, inputs: model(**inputs).logits)
+    close(report, adapted)
+
+
+def test_layers_by_pattern_type_and_predicate() -> None:
+    model, data = Encoder(True), tokens()
+    names = [f"blocks.layers.{i}.linear{j}" for i in (0, 1) for j in (1, 2)]
+    assert list(quiet(model, data, layers="*.linear?").layers) == names
+    assert list(quiet(model, data, layers=[lambda name, _: name.endswith("linear1"), "head"]).layers) == [
+        names[0], names[2], "head",
+    ]  # fmt: skip
+    attention = quiet(model, data, layers=nn.MultiheadAttention)
+    assert {layer.kind for layer in attention} == {"MultiheadAttention"}
+    assert len(attention) == 8
+    assert list(quiet(model, data, layers="blocks.layers.0.self_attn").layers) == list(attention.layers)[:4]
+    for wrong in ("*.linear7", nn.Conv2d, lambda _name, _module: False):
+        with pytest.raises(fg.FeatgeoError, match=r"layers: found .*Known modules: embed, blocks"):
+            quiet(model, data, layers=wrong)
+    with pytest.raises(fg.FeatgeoError, match="layers: found a int"):
+        quiet(model, data, layers=[3])
+
+
+BAD: list[tuple[Any, str]] = [
+    ([{"tokens": tokens()[0]}], "a mapping with tokens. Name the targets"),
+    ([{"tokens": tokens()[0], "labels": tokens()[1][:5]}], "60 inputs and 5 targets"),
+    ([{"tokens": tokens()[0], "labels": tokens()[1] + 1}], r"labels from 1 to 3 for 3 outputs"),
+    (
+        [{"words": tokens()[0], "labels": tokens()[1]}],
+        "TypeError in a forward pass of the first samples .inputs words",
+    ),
+    ([{"tokens": tokens()[0] + 9, "labels": tokens()[1]}], "IndexError in a forward pass"),
+    ([], "no batch at all"),
+    (({"tokens": tokens()[0]}, tokens()[1][:4]), "60 inputs and 4 targets"),
+]
+
+
+@pytest.mark.parametrize(("data", "message"), BAD, ids=range(len(BAD)))
+def test_bad_batches_of_mappings(data: Any, message: str) -> None:
+    with pytest.raises(fg.FeatgeoError, match=message):
+        quiet(Encoder(True), data)
+
+
+def test_an_adapter_that_returns_no_tensor_and_one_that_raises() -> None:
+    with pytest.raises(fg.FeatgeoError, match="an output of type list"):
+        quiet(Encoder(True), tokens(), forward=lambda model, x: [model(x)])
+    with pytest.raises(fg.FeatgeoError, match="ZeroDivisionError in a forward pass"):
+        quiet(Encoder(True), tokens(), forward=lambda model, x: 1 / 0)
+
+
+def test_nan_in_an_attention_layer_is_named() -> None:
+    model = Encoder(True)
+    with torch.no_grad():
+        model.blocks.layers[1].linear1.weight[0, 0] = float("nan")
+    with pytest.raises(fg.FeatgeoError, match=r"layer 'blocks.layers.1.linear2': found NaN.*in batch 0"):
+        quiet(model, tokens())
+
+
+class Interrupted(nn.Module):
+    """A network that raises at one of its calls."""
+
+    def __init__(self, inner: nn.Module, call: int, error: BaseException) -> None:
+        super().__init__()
+        self.inner, self.call, self.error, self.calls = inner, call, error, 0
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        made = self.inner(*args, **kwargs)
+        if self.calls == self.call:
+            raise self.error
+        return made
+
+
+@pytest.mark.parametrize("error", [RuntimeError("lost"), KeyboardInterrupt("lost")], ids=type)
+@pytest.mark.parametrize("call", [1, 3, 5, 12, 14, 20, 60])
+def test_after_an_error_in_any_pass(call: int, error: BaseException) -> None:
+    """In the survey, the sweep, the checks for other roads, the backward passes, frozen passes, searches and steps."""
+    torch.manual_seed(0)
+    model = Interrupted(Encoder(True), call, error).train()
+    model.inner.head(torch.randn(2, 8)).sum().backward()
+    before, fused = snapshot(model), torch.backends.mha.get_fastpath_enabled()
+    with pytest.raises((type(error), fg.FeatgeoError), match="lost"):
+        quiet(model, tokens(), at="bayes", batch_size=30, layers=["*linear1", "*self_attn", "*head"])
+    assert model.calls == call
+    assert_same(before, snapshot(model))
+    assert torch.backends.mha.get_fastpath_enabled() == fused
+
+
+def test_after_an_error_in_a_loader_of_mappings() -> None:
+    def loader() -> Iterator[dict[str, Tensor]]:
+        yield batches()[0]
+        torch.rand(2)
+        raise KeyboardInterrupt("lost")
+
+    model = bert().train()
+    before = snapshot(model)
+    with pytest.raises(KeyboardInterrupt, match="lost"):
+        quiet(model, loader())
+    assert_same(before, snapshot(model))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_transformers(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = Encoder(True)
+    half = copy.deepcopy(model).to(dtype)
+    one, two = quiet(half, tokens(), at="average", subset=0), quiet(model, tokens(), at="average", subset=0)
+    assert one["head"].alignment == pytest.approx(two["head"].alignment, abs=0.15)
+    assert [layer.status for layer in one] == [layer.status for layer in two]
