@@ -49,6 +49,11 @@ class Moments:
         """Cov(u, x) (p, k)."""
         return self.cross / self.count
 
+    def release(self) -> None:
+        """Forget what was derived and can be derived again."""
+        for name in ("covariance", "cross_covariance"):
+            vars(self).pop(name, None)
+
     @classmethod
     def of(cls, x: Tensor, u: Tensor | None = None) -> Moments:
         """Two-pass moments of one batch (m, k) with its companion (m, p)."""

@@ -47,6 +47,7 @@ def analyze(
     positions: Positions | None = None,
     forward: Forward | None = None,
     subset: int = 512,
+    steps: bool = False,
     weight_decay: float = 0.0,
     nulls: bool | int = False,
     batch_size: int = 256,
@@ -80,6 +81,8 @@ def analyze(
             ``model(*inputs)`` or ``model(**inputs)``, and ``.logits`` of what comes back, are not what is wanted.
         subset: number of samples, drawn at random, for the passes that only bypassed layers need: backward passes for
             all of them together and a few frozen forward passes for each. 0 leaves these views out.
+        steps: whether every view of every layer is put to the test by a small step towards its W* (``View.step``), at
+            the cost of a forward pass over the subset each; bypassed layers' views always are.
         weight_decay: λ of a penalty λ/2 ‖W‖² that the training had; alignments then refer to the penalised optimum.
         nulls: also what alignments mean nothing: labels shuffled, layer weights re-drawn (that many times; True: 3;
             each draw costs a forward pass per layer).
@@ -121,7 +124,17 @@ def analyze(
         notes = _data_notes(chosen, found, output)
         batches.watch = None
         bench = Bench(
-            run, taps, found, chosen, statistic, risk, output, weight_decay, at, some.batches(batch_size)
+            run,
+            taps,
+            found,
+            chosen,
+            statistic,
+            risk,
+            output,
+            weight_decay,
+            at,
+            some.batches(batch_size),
+            steps,
         )
         judged, reports = bench.judge(), {}
         for name, module in modules_of(model):

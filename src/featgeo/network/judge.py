@@ -10,7 +10,7 @@ from featgeo.network.backward import MeanJacobian, mean_jacobians
 from featgeo.network.beside import at_frozen, at_jacobian, other_road
 from featgeo.network.frozen import FrozenLayer
 from featgeo.network.inputs import constant_features, feature_gain
-from featgeo.network.layers import Layer
+from featgeo.network.layers import Layer, weight_matrix
 from featgeo.network.look import Outlook, look
 from featgeo.network.moves import mean_loss, measured_step
 from featgeo.network.run import Runner
@@ -40,6 +40,7 @@ class Bench:
         weight_decay: λ.
         at: the operating point asked for, None for each layer's own.
         batches: some samples, for the passes that only bypassed layers need.
+        steps: whether small steps are measured for all layers.
         seconds: of one forward pass over these samples.
         before: mean loss on these samples.
         jacobians: mean Jacobians of the bypassed layers.
@@ -55,35 +56,36 @@ class Bench:
     weight_decay: float
     at: str | None
     batches: list[Batch]
+    steps: bool = False
     seconds: float = 0.0
     before: float = 0.0
     jacobians: dict[str, MeanJacobian] = field(default_factory=dict)
 
     def judge(self) -> dict[str, LayerReport]:
         """Reports of all layers that the pass over the data saw."""
-        outlooks, variation = {}, {}
-        for name in self.found.layers:
-            outlooks[name] = Outlook.of(
-                self.taps[name], name, self.found, self.risk, self.output, self.weight_decay
-            )
+        variation = {}
+        for name, moments in self.found.layers.items():
             if not self.found.seen[name].is_output:
-                variation[name] = self._tail(name).bypass(outlooks[name].mean_action)
+                weight, bias = weight_matrix(self.taps[name])
+                variation[name] = self._tail(name).bypass(weight @ moments.mean + bias)
         bypassed = [name for name, value in variation.items() if not value <= BYPASS]
-        if bypassed and self.batches:
+        if (bypassed or self.steps) and self.batches:
             begin = time.perf_counter()
             self.before = mean_loss(self.run, self.loss, self.batches)
             self.seconds = time.perf_counter() - begin
+        if bypassed and self.batches:
             lies = {name: self.found.seen[name].lie for name in bypassed}
             layers = {name: self.taps[name] for name in bypassed}
             self.jacobians = mean_jacobians(self.run, layers, lies, self.batches)
-        return {name: self._report(name, outlooks[name], variation.get(name)) for name in self.found.layers}
+        return {name: self._report(name, variation.get(name)) for name in self.found.layers}
 
     def _tail(self, name: str) -> FrozenTail:
         return FrozenTail(
             self.run, self.taps[name], self.found.probe, self.found.seen[name].lie, self.run.rows
         )
 
-    def _report(self, name: str, outlook: Outlook, variation: float | None) -> LayerReport:
+    def _report(self, name: str, variation: float | None) -> LayerReport:
+        outlook = Outlook.of(self.taps[name], name, self.found, self.risk, self.output, self.weight_decay)
         views, notes = {"average": look(outlook, outlook.average())}, list(outlook.notes)
         status, reason, default, passes = "analysed", "", "average", 0.0
         if variation is None:
@@ -109,7 +111,14 @@ class Bench:
                 notes += self._beside(name, outlook, views)
                 passes = (time.perf_counter() - begin) / max(self.seconds, 1e-9)
                 default = "jacobian"
+        if self.batches and (self.steps or passes):
+            begin = time.perf_counter()
+            for at, view in views.items():
+                step = measured_step(self.run, self.loss, self.batches, outlook, view, self.before)
+                views[at] = replace(view, step=step)
+            passes += (time.perf_counter() - begin) / max(self.seconds, 1e-9)
         gain, noise = feature_gain(outlook)
+        outlook.moments.release()
         return LayerReport(
             name=name,
             kind=kind_of(outlook.layer),
@@ -139,7 +148,4 @@ class Bench:
         if self.at == "bayes":
             stand, notes = at_frozen(outlook, frozen, seen, name)
             views["bayes"] = look(outlook, stand)
-        for at, view in views.items():
-            step = measured_step(self.run, self.loss, self.batches, outlook, view, self.before)
-            views[at] = replace(view, step=step)
         return notes

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from featgeo.data.moments import Moments
-from featgeo.network.layers import Layer, as_weight, weight_matrix
+from featgeo.network.layers import Layer, as_weight, groups_of, weight_matrix
 from featgeo.network.stand import Stand as Stand
 from featgeo.network.sweep import Sweep
 from featgeo.network.views import View
 from featgeo.theory.bayes import OperatingPoint
+from featgeo.theory.blocks import within_blocks
 from featgeo.theory.layer import LayerFit, average_tail, fit_layer
 from featgeo.theory.linalg import Whitener, thin_svd, whiten
 from featgeo.theory.noise import adjusted_gain, noise_floor
@@ -166,7 +167,8 @@ class Outlook:
         wanted = stand.beside.cross if stand.beside else self.statistic_cross
         white = self.whitener.white(wanted) if stand.beside else self.white[self._width :]
         readout = (stand.readout.right / stand.readout.values).T @ white
-        return fit_layer(
+        readout_gain = 0.5 * readout.square().sum().item()
+        fit = fit_layer(
             factor=stand.factor,
             jacobian=stand.jacobian,
             statistic=wanted,
@@ -178,7 +180,21 @@ class Outlook:
             bias=self.bias,
             displacement=stand.displacement,
             displacement_loss=stand.displacement_loss,
-            readout_gain=0.5 * readout.square().sum().item(),
+            readout_gain=readout_gain,
+            weight_decay=self.weight_decay,
+        )
+        groups = groups_of(self.layer)
+        if groups == 1:
+            return fit
+        return within_blocks(
+            fit,
+            factor=stand.factor,
+            wanted=(stand.factor.right.T @ stand.jacobian.T @ white) / stand.factor.values[:, None],
+            whitener=self.whitener,
+            mean=self.moments.mean,
+            weight=self.weight,
+            readout_gain=readout_gain,
+            groups=groups,
             weight_decay=self.weight_decay,
         )
 
