@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import featgeo as fg
 from featgeo.network import findings
 from featgeo.network.findings import LOCAL, find
-from tests.network.models import Asinh, blobs, mlp, quiet, soft_labels
+from tests.network.models import Asinh, Residual, blobs, mlp, quiet, soft_labels
 
 NOISE = "no mode stands above the noise"
 FAR = "outside the local region"
@@ -25,8 +25,9 @@ RANK = "features are rank-deficient"
 WIDE = "wider than its modes need"
 DEAD = "neurons before it are dead"
 LOST = "gain is lost along depth"
+STEP = "a step towards W* does not do what is predicted"
 UNFELT = "what its output has in common changes nothing"
-TITLES = {UNFELT, NOISE, FAR, HEAD, SATURATED, RANK, WIDE, DEAD, LOST}
+TITLES = {UNFELT, NOISE, FAR, STEP, HEAD, SATURATED, RANK, WIDE, DEAD, LOST}
 PENALTY = 1e-3  # of training: without one hidden layers leave the local region of the Bayes action
 PAGE = Path(__file__).parents[2] / "docs" / "findings.md"
 
@@ -345,3 +346,19 @@ def test_layers_wider_than_their_modes_need(width: int, fires: bool) -> None:
         )
         assert f"it has {width} neurons" in finding.detail
         assert f"about {report['0'].rank(0.99)} neurons" in finding.remedy
+
+
+@pytest.mark.parametrize(("steps", "fault"), [(3, False), (400, True)])
+def test_a_step_that_does_not_do_what_is_predicted(steps: int, fault: bool) -> None:
+    """Beside another road that has settled the task there is nothing left to gain; early in training there is."""
+    torch.manual_seed(0)
+    x, labels = blobs(0, count=600)
+    model, y = Residual().double(), soft_labels(labels, 0.3)
+    optimiser = torch.optim.Adam(model.parameters(), 5e-3)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimiser.step()
+    found = titles(quiet(model, (x, y)))
+    assert ((("inner", STEP) in found), (("outer", STEP) in found)) == (fault, fault)
+    assert not any(title == FAR for _, title in found)

@@ -9,7 +9,6 @@ from featgeo.experiments import (
     hidden,
     mmse,
     networks,
-    operating_points,
     order,
     training,
 )
@@ -25,6 +24,5 @@ CATALOGUE: tuple[Experiment, ...] = (
     mmse.EXPERIMENT,
     training.EXPERIMENT,
     average_tail.EXPERIMENT,
-    operating_points.EXPERIMENT,
     hard_labels.EXPERIMENT,
 )

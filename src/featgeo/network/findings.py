@@ -19,6 +19,7 @@ UNFELT = (
 )
 LOCAL = 0.8  # locality below which the quadratic's numbers are doubted (docs/validation.md, whole networks)
 AGREES = 0.5  # the same for the agreement of predicted and actual decrease
+STEP = 2.0  # factor by which a small step towards W* may miss its prediction (docs/validation.md, beyond the region)
 GAP = 0.1  # share of the gain of W* that the weights of the last layer miss
 LOST = 0.1  # share of the gain that a linear read-out has before a layer and no longer has after it
 CHANCE = 2.0  # standard deviations of chance that the loss of gain must exceed, too
@@ -100,6 +101,25 @@ def _far(report: Report, layer: LayerReport) -> Iterator[Finding]:
             _call(report, "analyze", ", nulls=True"),
             layer.locality if by_locality else layer.agreement,
             LOCAL if by_locality else AGREES,
+        )
+
+
+def _step(report: Report, layer: LayerReport) -> Iterator[Finding]:
+    """A small step towards W* was measured, and did not do what the quadratic says."""
+    step = layer.view().step
+    if step is None or not has_signal(layer) or not is_local(layer):
+        return
+    ratio = step[1] / step[0] if step[0] else 1.0
+    if not 1 / STEP <= ratio <= STEP:
+        yield Finding(
+            layer.name,
+            "a step towards W* does not do what is predicted",
+            f"predicted change of the loss {step[0]:.2e}, measured {step[1]:.2e}",
+            "Do not move the layer there: what the rest of the network has made of it is not in the quadratic.",
+            "doubt",
+            _call(report, "analyze", ", steps=True"),
+            ratio,
+            STEP,
         )
 
 
@@ -229,5 +249,5 @@ def _numbers(neurons: tuple[int, ...]) -> str:
 
 
 TESTS: tuple[Callable[[Report, LayerReport], Iterator[Finding]], ...] = (
-    _noise, _far, _head, _saturated, _dead, _dependent, _wide,
+    _noise, _far, _step, _head, _saturated, _dead, _dependent, _wide,
 )  # fmt: skip
