@@ -55,6 +55,20 @@ def test_the_modes_are_those_of_the_indicator_matrix(side, monkeypatch):
     np.testing.assert_allclose((placed**2).mean(0), fit.inertias_, atol=1e-12)
 
 
+def test_correlation_ratios_are_shares_of_variance_between_the_categories():
+    frame = people()
+    fit = MultipleModalDecomposition(n_components=3).fit(frame)
+    placed, expected = pd.DataFrame(fit.transform(frame)), np.zeros((4, 3))
+    for i, name in enumerate(frame):
+        between = placed.groupby(frame[name].to_numpy()).transform("mean")
+        expected[i] = between.var() / placed.var()
+    np.testing.assert_allclose(fit.correlation_ratios_, expected, atol=1e-10)
+    np.testing.assert_allclose(fit.correlation_ratios_.mean(axis=0), fit.inertias_, atol=1e-12)
+    told = fit.to_frame()
+    assert list(told.index) == fit.categories_
+    np.testing.assert_array_equal(told["coordinate 2"], fit.category_coordinates_[:, 1])
+
+
 def test_two_columns_give_the_squared_maximal_correlations():
     rows, columns = np.nonzero(CAITHNESS)
     count = CAITHNESS[rows, columns].astype(int)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
+import pandas as pd
 from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, eigsh
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -53,6 +54,7 @@ class MultipleModalDecomposition(
         category_squared_cosines_: (J, k).
         category_masses_: (J,).
         categories_: (column, category) of each category.
+        correlation_ratios_: η² of each column and mode (Q, k), FactoMineR's `eta2`; their mean over columns is μ_k.
         n_components_: number of modes.
     """
 
@@ -156,6 +158,25 @@ class MultipleModalDecomposition(
     def category_squared_cosines_(self) -> Array:
         """Share of a category's inertia in each mode (J, k)."""
         return squared_cosines(self.category_coordinates_, self.category_inertia_ / self.category_masses_)
+
+    @property
+    def correlation_ratios_(self) -> Array:
+        """Share of the variance of a mode's coordinates that a column's categories explain (Q, k)."""
+        column = np.repeat(np.arange(len(self._coders)), [len(coder.labels) for coder in self._coders])
+        parts = np.zeros((len(self._coders), self.n_components_))
+        np.add.at(parts, column, np.nan_to_num(self.category_contributions_))
+        return len(self._coders) * self.inertias_ * parts
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line per category: mass, inertia, then function, coordinate, contribution and cos² of every mode."""
+        check_is_fitted(self)
+        data = {"mass": self.category_masses_, "inertia": self.category_inertia_}
+        for name in ("functions", "coordinates", "contributions", "squared_cosines"):
+            for k, values in enumerate(getattr(self, f"category_{name}_").T):
+                data[f"{name.removesuffix('s')} {k + 1}"] = values
+        return pd.DataFrame(
+            data, index=pd.MultiIndex.from_tuples(self.categories_, names=["column", "category"])
+        )
 
     def transform(self, X: Any) -> Array:
         """Principal coordinates of observations, new ones included: the mean of their categories' functions, (n, k).
