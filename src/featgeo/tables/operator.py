@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import sparse
 from scipy.linalg.blas import dger
 from scipy.sparse.linalg import LinearOperator
@@ -231,21 +233,23 @@ def _blocks(matrix: Any) -> Iterator[Any]:
 
 
 def _in_parts(job: Callable[[slice], Any], matrix: Any) -> list[Any]:
-    """What a job that works block by block gives for parts of a matrix's rows, one for each thread that BLAS may use.
-
-    BLAS would split every block among its threads; blocks are too small for that.
-    """
-    blas = _blas()
-    count = max((library.num_threads for library in blas.lib_controllers), default=1)
-    everything = slice(0, matrix.shape[0])
-    if count == 1:
-        return [job(everything)]
-    with blas.limit(limits=1):
-        if matrix.size < THREADED_CELLS:
-            return [job(everything)]
-        ends = np.linspace(0, matrix.shape[0], count + 1).astype(int).tolist()
+    """What a job that works block by block gives for parts of a matrix's rows, one for each of torch's threads."""
+    count = torch.get_num_threads() if matrix.size >= THREADED_CELLS else 1
+    ends = np.linspace(0, matrix.shape[0], count + 1).astype(int).tolist()
+    parts = [slice(start, end) for start, end in pairwise(ends) if end > start]
+    with one_blas_thread():
+        if len(parts) == 1:
+            return [job(parts[0])]
         with ThreadPoolExecutor(count) as pool:
-            return list(pool.map(job, (slice(start, end) for start, end in pairwise(ends) if end > start)))
+            return list(pool.map(job, parts))
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Small products are not split: BLAS's threads would wait for each other longer than they work."""
+    blas = _blas()
+    several = any(library.num_threads > 1 for library in blas.lib_controllers)
+    limit: AbstractContextManager[Any] = blas.limit(limits=1) if several else nullcontext()
+    return limit
 
 
 @cache

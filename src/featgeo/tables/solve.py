@@ -21,7 +21,7 @@ from sklearn.utils.extmath import randomized_svd
 from featgeo.errors import FeatgeoError
 from featgeo.tables.counts import DENSE_LIMIT, Array, Table
 from featgeo.tables.lanczos import BLOCK, basis_size, leading_eigenvectors
-from featgeo.tables.operator import Dependence
+from featgeo.tables.operator import Dependence, one_blas_thread
 
 Solver = Literal["auto", "dense", "lanczos", "arpack", "randomized"]
 SOLVERS = ("auto", "dense", "lanczos", "arpack", "randomized")
@@ -118,7 +118,9 @@ def singular_triples(b: Dependence, count: int, solver: Solver, centred: bool, r
         null = (
             b.root_columns[:, None] / np.linalg.norm(b.root_columns) if centred else np.empty((b.shape[1], 0))
         )
-        triples = _from_right(b, leading_eigenvectors(b.gram_times, null, count, random_state))
+        with one_blas_thread():
+            right = leading_eigenvectors(b.gram_times, null, count, random_state)
+        triples = _from_right(b, right)
     elif chosen == "arpack":
         triples = _arpack(b, count, random_state)
     else:
