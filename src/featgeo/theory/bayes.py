@@ -25,6 +25,8 @@ Tail = Callable[[Tensor], Tensor]
 
 SATURATED = 1e-3  # a neuron whose derivative fell below this fraction of its largest at the probes
 MAX_STEPS = 200
+PATIENCE = 10  # evaluations of an inexact tail within which the search must
+SLOW = 1e-2  # lower the loss by this share of what it has lowered it by so far
 LEVEL = 1e-14  # a promised decrease below this fraction of the loss is lost in its rounding: converged
 NEWTON_WIDTH = 256  # widest layer for which the exact Hessian is formed
 FLAT = 1e-8  # slope without curvature above which there is no minimum yet, as beyond the knee of a Huber loss
@@ -112,6 +114,12 @@ def jacobian_of(tail: Tail, point: Tensor, width: int | None = None) -> tuple[Te
     return outputs[0].detach(), jacobian.detach()
 
 
+def _stalled(reached: list[float]) -> bool:
+    """Whether the lowest losses after each evaluation hardly fall any more."""
+    before = reached[max(0, len(reached) - 1 - PATIENCE)]
+    return len(reached) > PATIENCE and before - reached[-1] < SLOW * (reached[0] - reached[-1])
+
+
 class _Place(NamedTuple):
     """An action z (n,), the tail's output g(z) (d,) and its Jacobian ∂g/∂z (d, n) there."""
 
@@ -147,14 +155,18 @@ def _decrement(factor: Tensor, gradient: Tensor) -> float:
     return 0.5 * (along / svd.values).square().sum().item()
 
 
-def _damped(risk: Risk, tail: Tail, start: _Place, tolerance: float) -> tuple[_Place, int]:
+def _damped(
+    risk: Risk, tail: Tail, start: _Place, tolerance: float, hasty: bool = False
+) -> tuple[_Place, int]:
     """Levenberg-Marquardt from a start; every accepted step lowers the loss.
 
     The damping begins at the size of the metric and falls only where the quadratic has predicted the decrease well,
-    so that the search does not leap over the nearest minimum into saturation.
+    so that the search does not leap over the nearest minimum into saturation. A hasty search gives up where the loss
+    hardly falls any more: a deep network's tail is dear, and rough down to its rounding.
     """
     place, damping, steps = start, 1.0, 0
     current = risk.value(place.output[None])[0].item()
+    reached = [current]
     while steps < MAX_STEPS:
         steps += 1
         svd = thin_svd(risk.factor(place.output) @ place.jacobian)
@@ -172,6 +184,9 @@ def _damped(risk: Risk, tail: Tail, start: _Place, tolerance: float) -> tuple[_P
             step = svd.right @ move + uncurved / (damping * largest)
             there = _Place.at(tail, place.action - step, len(place.output))
             trial = risk.value(there.output[None])[0].item()
+            reached.append(min(trial, current))
+            if hasty and _stalled(reached):
+                return (there if trial < current else place), steps
             predicted = (gradient @ step - 0.5 * curvature @ move.square()).item()
             if trial < current:
                 faithful = current - trial > 0.75 * predicted
@@ -251,7 +266,7 @@ def bayes_action(
         raise TypeError("a search for the Bayes action needs a start")
     through = tail if tail is not None else _identity
     origin = _Place.at(through, start.to(torch.float64))
-    place, steps = _damped(risk, through, origin, tolerance)
+    place, steps = _damped(risk, through, origin, tolerance, hasty=precision != torch.float64)
     point = _describe(risk, place, tolerance, steps)
     exact = precision == torch.float64 and len(place.action) <= NEWTON_WIDTH
     if exact and not (point.converged and point.reached):
