@@ -224,3 +224,16 @@ def test_half_precision(kind: str, dtype: torch.dtype) -> None:
             text for text in ("saturation", "converge", "cannot reach", "rank") if text in str(other.warnings)
         }
         assert not [text for text in layer.warnings if not any(kind in text for kind in kinds)]
+
+
+def test_what_many_layers_have_in_common_is_warned_of_once() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(part for _ in range(4) for part in (nn.Linear(30, 30), nn.Tanh())), nn.Linear(30, 3)
+    )
+    with pytest.warns(fg.FeatgeoWarning) as caught:
+        report = fg.analyze(model, (torch.randn(20, 30), torch.arange(20) % 3))
+    assert sum("20 samples for 30 features" in text for layer in report for text in layer.warnings) == 5
+    told = [str(item.message) for item in caught if "20 samples for 30 features" in str(item.message)]
+    assert len(told) == 1
+    assert "4 more layers" in told[0]

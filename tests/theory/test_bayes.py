@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 import featgeo as fg
 from featgeo import FeatgeoError, FeatgeoWarning
+from featgeo.theory.bayes import bayes_action
 from featgeo.theory.named import NAMED
+from featgeo.theory.risk import CanonicalRisk
 
 from .oracles import LossTable, log_cosh, log_loss, logistic, poisson, random_joint, squared, table_of
 from .tails import ACTIVATIONS, interior_tail
@@ -178,3 +180,20 @@ def test_a_wide_layer_converges_without_a_square_hessian(
     assert problem.point.converged
     assert problem.warnings == ()
     assert torch.allclose(tail(problem.action[None])[0].softmax(0), joint.sum(0), atol=1e-7)
+
+
+@pytest.mark.parametrize(("precision", "gives_up"), [(torch.float32, True), (torch.float64, False)])
+def test_the_search_through_a_rough_tail_ends(precision: torch.dtype, gives_up: bool) -> None:
+    """In single precision a search that hardly gets on any more is given up; what it has found is kept."""
+    risk = CanonicalRisk(NAMED["mse"](), torch.tensor([3.0, -2.0]).double())
+    calls = 0
+
+    def tail(z: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return (z.abs() + 1).log() + 0.02 * (50 * z).sin()
+
+    start = torch.tensor([0.3, 0.4]).double()
+    point = bayes_action(risk, tail, start, precision=precision)
+    assert point.loss < risk.value(tail(start[None]))[0]
+    assert (calls <= 60) == gives_up

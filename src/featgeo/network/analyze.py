@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 import warnings
 from functools import cache
@@ -170,9 +171,21 @@ def analyze(
         seconds=time.perf_counter() - begin,
         versions={"featgeo": _version(), "torch": torch.__version__},
     )
-    for text in (*notes, *(note for layer in report for note in layer.warnings)):
+    for text in (*notes, *_told_once(report)):
         warnings.warn(text, FeatgeoWarning, stacklevel=2)
     return find(report)
+
+
+def _told_once(report: Report) -> list[str]:
+    """The layers' warnings, those that differ in names and numbers only told of one layer and counted."""
+    alike: dict[str, list[str]] = {}
+    for layer in report:
+        for text in layer.warnings:
+            alike.setdefault(re.sub(r"[\d.,]+", "", text.replace(f"'{layer.name}'", "")), []).append(text)
+    return [
+        first + (f" The same goes for {len(others)} more layers: see the report." if others else "")
+        for first, *others in alike.values()
+    ]
 
 
 @cache
