@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import featgeo as fg
+from featgeo.network.select import split_layers
 from tests.network.models import Asinh, Misfits, Residual, blobs, digits, dressed, mlp, numbers, quiet, train
 
 
@@ -261,3 +262,13 @@ def test_layers_without_a_bias(bias: bool) -> None:
     report = quiet(model, float_blobs())
     assert report["2"].optimal_bias.shape == (4,)
     assert report["2"].gap_bias >= 0
+
+
+def test_a_layer_too_wide_for_a_covariance_is_left_out_unless_it_is_named() -> None:
+    model = nn.Sequential(nn.Conv2d(70, 4, 16), nn.Flatten(), nn.Linear(4, 3))
+    data = (torch.randn(6, 70, 16, 16), torch.arange(6) % 3)
+    report = quiet(model, data)
+    assert report["0"].status == "skipped"
+    assert "17,920 features, whose covariance takes 2 GiB; name it in layers=" in report["0"].reason
+    assert report["2"].status == "analysed"
+    assert set(split_layers(model, "0")[0]) == {"0"}

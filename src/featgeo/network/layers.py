@@ -6,8 +6,9 @@ One convention for all: W acts on features f (k,) at every position, z = W f + b
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -69,9 +70,16 @@ def turned_linear(module: nn.Module) -> bool:
     )
 
 
-def is_layer(module: object) -> bool:
+def is_layer(module: object) -> TypeGuard[Layer]:
     """Whether a module can be analysed."""
     return isinstance(module, LAYERS) or (isinstance(module, nn.Module) and turned_linear(module))
+
+
+def features_of(layer: Layer) -> int:
+    """Number k of its features: of a convolution, the entries of a patch over all channels."""
+    if isinstance(layer, SPATIAL):
+        return layer.in_channels * math.prod(layer.kernel_size)
+    return layer.weight.shape[0 if isinstance(layer, nn.Module) and turned_linear(layer) else 1]
 
 
 def groups_of(layer: Layer) -> int:

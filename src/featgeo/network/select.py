@@ -10,13 +10,14 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
 from featgeo.errors import FeatgeoError
-from featgeo.network.layers import Layer, Part, Projection, is_layer
+from featgeo.network.layers import Layer, Part, Projection, features_of, is_layer
 
 Predicate = Callable[[str, nn.Module], bool]
 Pattern = str | type | Predicate
 Layers = Pattern | Sequence[Pattern] | None
 PARTS: tuple[Part, ...] = ("q", "k", "v", "out")
 FUSED = (nn.RNNBase, nn.RNNCellBase)
+WIDEST = 16_384  # most features of a layer that nobody asked for: their covariance takes 2 GiB
 
 
 def kind_of(module: nn.Module | Projection) -> str:
@@ -65,7 +66,14 @@ def split_layers(model: nn.Module, only: Layers = None) -> tuple[dict[str, Layer
         if isinstance(module, Projection):
             layers[name] = module
         elif is_layer(module):
-            layers[name] = module  # type: ignore[assignment]
+            width = features_of(module)
+            if only is None and width > WIDEST:
+                skipped[name] = (
+                    f"{width:,} features, whose covariance takes {8 * width**2 / 2**30:.0f} GiB; name it in layers= "
+                    "to have it analysed all the same"
+                )
+            else:
+                layers[name] = module
         elif _has_own(module):
             skipped[name] = _why_not(module)
     return layers, skipped
