@@ -42,7 +42,7 @@ class Column:
 
 
 def _number(name: str, decimals: int | None = None) -> Callable[[Row], str]:
-    return lambda row: _ascii(words.number(getattr(row, name), decimals=decimals))
+    return lambda row: plain_minus(words.number(getattr(row, name), decimals=decimals))
 
 
 def _count(name: str) -> Callable[[Row], str]:
@@ -78,14 +78,14 @@ class ReportTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The caption, the table, then notes on layers, warnings and findings."""
         found = rows(self.data)
-        yield Text(_ascii(digest.caption(self.data)), style="bold")
+        yield Text(plain_minus(digest.caption(self.data)), style="bold")
         yield _table(found, options.max_width)
         yield from _notes(found)
         for text, names in digest.warnings(self.data).items():
             about = f"{words.listed(names, LISTED)}: " if names else ""
-            yield _hanging("!", "yellow", Text(f"warning: {about}{text}"))
+            yield hanging("!", "yellow", Text(f"warning: {about}{text}"))
         for finding in digest.findings(self.data):
-            yield _hanging(*MARKS[finding.kind], _told(finding))
+            yield hanging(*MARKS[finding.kind], _told(finding))
 
 
 def report_table(data: Mapping[str, Any]) -> ReportTable:
@@ -156,7 +156,7 @@ def _notes(found: list[Row]) -> Iterator[RenderableType]:
     for status in dict.fromkeys(row.status for row in found):
         about = ((row.name, row.reason) for row in found if row.reason and row.status == status)
         for reason, names in digest.grouped(about).items():
-            yield _hanging(
+            yield hanging(
                 "–", "dim", Text(f"{status}: {words.listed(names, LISTED)} ({reason})", style="dim")
             )
 
@@ -175,7 +175,7 @@ def _told(finding: digest.FindingGroup) -> Text:
     return text.append(f" {finding.call}", "cyan") if finding.call else text
 
 
-def _hanging(mark: str, style: str, text: Text) -> RenderableType:
+def hanging(mark: str, style: str, text: Text) -> RenderableType:
     """A paragraph whose lines after the first are indented past the mark."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True)
@@ -184,6 +184,6 @@ def _hanging(mark: str, style: str, text: Text) -> RenderableType:
     return Padding(grid, (0, 0, 0, 1))
 
 
-def _ascii(text: str) -> str:
+def plain_minus(text: str) -> str:
     """With the keyboard's minus sign, so that numbers can be copied into a program."""
     return text.replace("\N{MINUS SIGN}", "-")

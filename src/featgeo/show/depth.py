@@ -20,7 +20,11 @@ OVERSHOOT = (
     1.6  # bars that reach this many times beyond the gain available are cut and their value is written
 )
 FEW = 15  # so many layers have room for two marks a row
-MARKS = {"average": ("average", "o", style.AVERAGE, 4.6), "bayes": ("Bayes", "D", style.BAYES, 3.7)}
+Mark = tuple[str, str, str, float]  # label, marker, colour, size in points
+MARKS: dict[str, Mark] = {
+    "average": ("average", "o", style.AVERAGE, 4.6),
+    "bayes": ("Bayes", "D", style.BAYES, 3.7),
+}
 GAPS = (("weight", style.GAP_WEIGHT), ("bias", style.GAP_BIAS), ("rank", style.GAP_RANK))
 THICK = 0.66  # of a bar, in rows
 
@@ -38,31 +42,53 @@ def draw_alignment(figure: Sheet, views: Mapping[str, Sequence[Row]]) -> None:
         places = [i for i, nulls in with_nulls.items() for _ in nulls]
         values = [value for nulls in with_nulls.values() for value in nulls]
         left.scatter(values, places, marker="|", s=14, linewidths=0.7, color=style.CHANCE)
-    handles: list[Artist] = []
-    for order, (at, rows) in enumerate(views.items()):
-        label, marker, color, points = MARKS.get(at, (at, "s", style.INK, 4.0))
-        look: dict[str, Any] = {
-            "marker": marker, "markersize": points if few else 0.75 * points, "color": color, "linestyle": "none",
-            "markerfacecolor": style.PAPER if order else color, "markeredgewidth": 1.1,
-        }  # fmt: skip
-        shift = (order - (len(views) - 1) / 2) * (0.3 if few else 0.0)
-        for axes, field in ((left, "alignment"), (right, "locality")):
-            found = [
-                (value, i + shift) for i, row in enumerate(rows) if (value := getattr(row, field)) is not None
-            ]
-            axes.plot([x for x, _ in found], [y for _, y in found], clip_on=False, zorder=5 - order, **look)
-        handles.append(Line2D([], [], label=label, **look))
+    marks = {at: MARKS.get(at, (at, "s", style.INK, 4.0)) for at in views}
+    handles = draw_marks({left: "alignment", right: "locality"}, views, marks)
     if with_nulls:
         handles.append(Line2D([], [], color=style.CHANCE, linewidth=4, alpha=0.6, label="chance"))
     seen = [row.alignment for rows in views.values() for row in rows if row.alignment is not None]
     lowest = min([0.0, *seen, *(value for nulls in chance for value in nulls)])
+    cosine_and_share(left, right, lowest)
+    heading(left, "Alignment", handles, indent=indent_of(left))
+    heading(right, "Locality")
+
+
+def cosine_and_share(left: Axes, right: Axes, lowest: float) -> None:
+    """Limits and ticks: a cosine of which the lowest is known, beside a number in [0, 1]."""
     left.set_xlim(-1.04 if lowest < -0.5 else -0.54 if lowest < -0.02 else -0.04, 1.04)
     left.set_xticks([x for x in (-1, -0.5, 0, 0.5, 1) if x >= left.get_xlim()[0]])
     left.axvline(0, color=style.MUTED, linewidth=0.7, zorder=1)
     right.set_xlim(-0.04, 1.04)
     right.set_xticks((0, 0.5, 1))
-    heading(left, "Alignment", handles, indent=_indent(left))
-    heading(right, "Locality")
+
+
+def draw_marks(
+    panels: Mapping[Axes, str], series: Mapping[str, Sequence[Row]], marks: Mapping[str, Mark]
+) -> list[Artist]:
+    """One mark per layer and series, side by side within the layer's row; what the legend needs.
+
+    Args:
+        panels: axes with a row per layer, and the field that each shows.
+        series: rows of layers by name, of one length.
+        marks: label, marker, colour and size by the same names; the first is filled.
+    """
+    handles: list[Artist] = []
+    few = max(map(len, series.values())) <= FEW
+    step = min(0.3, 0.75 / len(series)) if few else 0.0
+    for order, (name, rows) in enumerate(series.items()):
+        label, marker, color, points = marks[name]
+        look: dict[str, Any] = {
+            "marker": marker, "markersize": points if few else 0.75 * points, "color": color, "linestyle": "none",
+            "markerfacecolor": style.PAPER if order else color, "markeredgewidth": 1.1,
+        }  # fmt: skip
+        shift = (order - (len(series) - 1) / 2) * step
+        for axes, field in panels.items():
+            found = [
+                (value, i + shift) for i, row in enumerate(rows) if (value := getattr(row, field)) is not None
+            ]
+            axes.plot([x for x, _ in found], [y for _, y in found], clip_on=False, zorder=5 - order, **look)
+        handles.append(Line2D([], [], label=label, **look))
+    return handles
 
 
 def draw_gain(figure: Sheet, rows: Sequence[Row], units: str) -> None:
@@ -99,7 +125,7 @@ def draw_gain(figure: Sheet, rows: Sequence[Row], units: str) -> None:
         Patch(facecolor=style.USED, label="used"),
         Line2D([], [], color=style.INK, label="adjusted", **tick),
     ]
-    heading(left, f"Gain ({units})", swatches, indent=_indent(left))
+    heading(left, f"Gain ({units})", swatches, indent=indent_of(left))
     heading(right, f"Lost ({units})", [Patch(facecolor=color, label=name) for name, color in GAPS])
 
 
@@ -111,7 +137,7 @@ def _bars(
     axes.hlines(range(len(start)), start, stop, color=color, linewidth=points, capstyle="butt")
 
 
-def _indent(axes: Axes) -> float:
+def indent_of(axes: Axes) -> float:
     """From the left end of the axes to the left end of their names, in inches."""
     figure = axes.get_figure()
     assert figure is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -32,11 +32,11 @@ def page(data: Mapping[str, Any]) -> str:
     found = rows(data)
     nulls = dict.fromkeys(null for at in order for row in rows(data, at) for null in row.nulls)
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             **_shared(data),
-            plain=_plain(data),
+            plain=plain_json(data),
             loss_name=words.loss_name(data),
             loss_value=words.number(data["loss_value"]),
             tiles=_tiles(data, found),
@@ -45,7 +45,7 @@ def page(data: Mapping[str, Any]) -> str:
             chance=words.listed(list(nulls), 6),
             alignment=themed_svg(plots.alignment(data), spoken.alignment(data), "alignment"),
             views=[_view(data, at, index) for index, at in enumerate(order)],
-            glossary=[(_key(word), word, meaning) for word, meaning in words.GLOSSARY],
+            glossary=glossary(),
             footer=_footer(data),
         )
     )
@@ -61,14 +61,15 @@ def fragment(data: Mapping[str, Any]) -> str:
         FeatgeoError: where the data is no report.
     """
     data = checked(data)
-    template = _environment().get_template("fragment.html.j2")
+    template = environment().get_template("fragment.html.j2")
     return template.render(
         **_shared(data), rows=rows(data), at=first_point(data), caption=digest.caption(data)
     )
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of the folder ``page``, with the filters that they share."""
     folder = files("featgeo.show") / "page"
     environment = Environment(
         loader=FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
@@ -117,11 +118,10 @@ def _view(data: Mapping[str, Any], at: str, index: int) -> dict[str, Any]:
 
 
 def _tiles(data: Mapping[str, Any], found: list[Row]) -> list[tuple[str, str]]:
-    share = digest.removed(data)
     return [
         ("Loss of the model", words.number(data["loss_value"])),
         ("Best constant output", words.number(data["constant_loss"])),
-        ("Removed by the model", words.DASH if share is None else f"{share:.0%}".replace("-", "−")),
+        ("Removed by the model", words.percent(digest.removed(data))),
         ("Samples", f"{data['samples']:,}"),
         ("Layers analysed", f"{sum(row.has_view for row in found)} of {len(found)}"),
     ]
@@ -136,6 +136,11 @@ def _footer(data: Mapping[str, Any]) -> str:
     return " · ".join(part for part in parts if part)
 
 
+def glossary(chosen: Collection[str] | None = None) -> list[tuple[str, str, str]]:
+    """Key, word and meaning of all words, or of those chosen."""
+    return [(_key(word), word, text) for word, text in words.GLOSSARY if chosen is None or word in chosen]
+
+
 def _key(word: str) -> str:
     """A glossary word as part of an id: letters, digits and single dashes."""
     plain = "".join(
@@ -144,10 +149,10 @@ def _key(word: str) -> str:
     return "-".join(plain.split())
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
     """The data with NaN and infinity as null, which is all that JSON has for them."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from itertools import takewhile
+from typing import TypeVar
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -14,6 +15,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from featgeo.show import style
 
+Item = TypeVar("Item")
 Sheet = Figure | SubFigure  # a figure, or a part of one
 
 LABEL_LENGTH = 18  # longest layer name in a figure
@@ -26,9 +28,9 @@ def row_height(count: int) -> float:
     return min(0.25, max(0.05, 7.5 / max(1, count)))
 
 
-def rows_height(count: int) -> float:
-    """Height in inches of a figure with so many layers."""
-    return TOP + BOTTOM + max(2, count) * row_height(count)
+def rows_height(count: int, tall: float = 1.0) -> float:
+    """Height in inches of a figure with so many layers, each so many times as tall as usual."""
+    return TOP + BOTTOM + max(2, count) * tall * row_height(count)
 
 
 def size(figure: Sheet) -> tuple[float, float]:
@@ -46,12 +48,14 @@ def place(figure: Sheet, left: float, top: float, width: float, height: float) -
     return axes
 
 
-def side_by_side(figure: Sheet, names: Sequence[str], right: float = 1.3) -> tuple[Axes, Axes]:
+def side_by_side(
+    figure: Sheet, names: Sequence[str], right: float = 1.3, tall: float = 1.0
+) -> tuple[Axes, Axes]:
     """Two axes with a row per layer and the names at the left; the right one has a width in inches."""
     across, down = size(figure)
     names = short_names(names)
     labels = SIDE + LETTER * max(map(len, names)) + 0.08
-    height = min(down - TOP - BOTTOM, max(2, len(names)) * row_height(len(names)))
+    height = min(down - TOP - BOTTOM, max(2, len(names)) * tall * row_height(len(names)))
     gap = 0.2
     left = place(figure, labels, TOP, across - labels - gap - right - SIDE, height)
     beside = place(figure, across - right - SIDE, TOP, right, height)
@@ -88,8 +92,20 @@ def short(name: str, length: int = LABEL_LENGTH) -> str:
     return text if len(text) <= length else "…" + text[1 - length :]
 
 
+def spread(items: Sequence[Item], limit: int) -> list[Item]:
+    """At most so many items, evenly spread, the first and the last among them."""
+    if len(items) <= limit:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (limit - 1))] for i in range(limit)]
+
+
 def heading(
-    axes: Axes, title: str, handles: Sequence[Artist] = (), indent: float = 0.0, handle: float = 1.0
+    axes: Axes,
+    title: str,
+    handles: Sequence[Artist] = (),
+    indent: float = 0.0,
+    handle: float = 1.0,
+    lift: float = 0.27,
 ) -> None:
     """A bold title, and under it the legend in one line.
 
@@ -99,9 +115,10 @@ def heading(
         handles: of the legend.
         indent: where title and legend start, in inches from the left end of the axes.
         handle: length of the handles, in letters.
+        lift: of the title above the axes, in inches; what is usual leaves room for the legend.
     """
     scale = axes.get_figure(root=True).dpi_scale_trans  # type: ignore[union-attr]
-    above = axes.transAxes + ScaledTranslation(indent, 0.27, scale)
+    above = axes.transAxes + ScaledTranslation(indent, lift, scale)
     axes.text(0, 1, title, transform=above, weight="bold", fontsize=style.FONT + 0.4)
     if handles:
         axes.legend(

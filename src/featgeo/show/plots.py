@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from featgeo.show.depth import draw_alignment, draw_gain
-from featgeo.show.layout import Sheet, rows_height
+from featgeo.show.layout import Sheet, rows_height, spread
 from featgeo.show.modes import draw_spectra, draw_width, spectra_height
 from featgeo.show.rows import OWN, Row, checked, points, rows
 from featgeo.show.style import MUTED, WIDTH, house_style, new_figure
@@ -71,13 +71,6 @@ def overview(data: Mapping[str, Any]) -> Figure:
         _spectra(grid[1, 0], spectra)
         _width(grid[1, 1], [row for row in found if row.width_curve], data)
     return figure
-
-
-def spread(items: Sequence[Row], limit: int) -> list[Row]:
-    """At most so many items, evenly spread, the first and the last among them."""
-    if len(items) <= limit:
-        return list(items)
-    return [items[round(i * (len(items) - 1) / (limit - 1))] for i in range(limit)]
 
 
 def _views(data: Mapping[str, Any]) -> dict[str, list[Row]]:

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from featgeo.show import style
-from featgeo.show.layout import LETTER, SIDE, TOP, heading, name_ends, place, short
+from featgeo.show.layout import LETTER, SIDE, TOP, heading, name_ends, place, short, spread
 from featgeo.show.rows import Row, checked, finite, rows
 from featgeo.show.words import loss_name, number, unit
 
@@ -33,7 +33,7 @@ def timeline(reports: Sequence[tuple[int, Mapping[str, Any]]], at: str | None = 
     """
     steps = [step for step, _ in reports]
     series = {name: [row for row in found] for name, found in _series(reports, at).items()}
-    names = _spread(list(series))
+    names = spread(list(series), CURVES)
     space = 0.2 + LETTER * max([len(short(name)) for name in names] + [4])
     with style.house_style():
         figure = style.new_figure(ACROSS, TOP + sum(HEIGHTS) + 2 * BETWEEN + 0.4)
@@ -63,13 +63,6 @@ def _series(reports: Sequence[tuple[int, Mapping[str, Any]]], at: str | None) ->
             if row.has_view:
                 found.setdefault(row.name, [None] * len(reports))[place_] = row
     return found
-
-
-def _spread(names: list[str]) -> list[str]:
-    """At most so many names, evenly spread, the first and the last among them."""
-    if len(names) <= CURVES:
-        return names
-    return [names[round(i * (len(names) - 1) / (CURVES - 1))] for i in range(CURVES)]
 
 
 def _color(place_: int, count: int) -> str:

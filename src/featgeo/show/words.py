@@ -72,6 +72,13 @@ def number(value: float | None, digits: int = 3, decimals: int | None = None) ->
     )
 
 
+def percent(share: float | None) -> str:
+    """A share as whole per cent; a dash where there is none."""
+    if share is None:
+        return DASH
+    return f"{round(100 * share)}%".replace("-", "−")
+
+
 def unit(data: Mapping[str, Any]) -> str:
     """Unit of the gains."""
     return "nats" if data["loss"] in ("cross_entropy", "bce", "poisson") else "loss units"
