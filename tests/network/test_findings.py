@@ -284,6 +284,19 @@ def test_around_a_bypassed_layer_nothing_is_said_of_gain_along_depth() -> None:
     assert LOST not in {title for _, title in titles(report)}
 
 
+def test_means_over_positions_are_not_all_that_a_layer_reads() -> None:
+    """The signal is in where things are, which the mean over positions forgets and the last layer reads."""
+    torch.manual_seed(0)
+    x, labels = blobs(0, count=2000)
+    y = soft_labels(labels, 0.2)
+    layers = [nn.Linear(6, 6), nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 4, 1), nn.Flatten(), nn.Linear(24, 4)]
+    model = nn.Sequential(*layers).double()
+    report = seen(model, x, y)
+    assert [layer.averaged for layer in report] == [False, True, False]
+    assert report["2"].gain_features < 0.9 * report["0"].gain_features < report["4"].gain_features
+    assert LOST not in {title for _, title in titles(report)}
+
+
 def test_depth_is_the_order_of_the_calls_not_of_the_names() -> None:
     class Backwards(nn.Module):
         def __init__(self) -> None:

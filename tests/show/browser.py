@@ -87,10 +87,16 @@ class Browser:
                 return answer["result"]
             self.events.append(answer)
 
-    def open(self, path: Path, width: int, height: int = 900, dark: bool = False, ready: str = "true") -> None:
+    def open(
+        self, path: Path, width: int, height: int = 900, dark: bool = False, ready: str = "true"
+    ) -> None:
         """Open a file at a width, light or dark, and wait until it is loaded and an expression holds."""
         self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 500,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])

@@ -95,6 +95,7 @@ class Batches:
         self.passes = 0
         self.watch: Callable[[Inputs, Tensor], None] | None = None  # shown every batch that is handed out
         self._begun: tuple[Batch, Iterator[Batch]] | None = None
+        self.pair: Batch | None = None  # where the data are one
         if _is_pair(data):
             inputs, targets = _inputs(data[0], "the pair"), _tensor(data[1], "the pair")  # type: ignore[index]
             if sample_count(inputs) != len(targets):
@@ -105,6 +106,7 @@ class Batches:
                 )
             if batch_size < 1:
                 raise FeatgeoError("batch_size", f"{batch_size}", "It must be at least 1.")
+            self.pair = inputs, targets
             data = list(_pieces(inputs, targets, batch_size))
         elif isinstance(data, Dataset):
             raise FeatgeoError("data", f"a Dataset ({type(data).__name__})", "Wrap it in a DataLoader.")

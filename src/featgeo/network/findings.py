@@ -223,13 +223,19 @@ def _lost_along_depth(report: Report) -> Iterator[Finding]:
     """Layers after which a linear read-out can gain less than before them.
 
     Everything passes through a layer that is the only road to the output, so two such layers in succession read the
-    same signal, before and after the first of them. (Around a bypassed layer another road may carry what it drops.)
+    same signal, before and after the first of them. (Around a bypassed layer another road may carry what it drops; and
+    where features are means over positions, what they lack may lie in the differences between positions.)
     """
     road = sorted((layer for layer in report.analysed if layer.status == "analysed"), key=lambda x: x.depth)
     for layer, above in pairwise(road):
         less = layer.gain_features - above.gain_features
         lost = less / layer.gain_features if layer.gain_features > 0 else 0.0
-        if has_signal(layer) and lost > LOST and less > CHANCE * layer.gain_features_noise:
+        if (
+            has_signal(layer)
+            and not above.averaged
+            and lost > LOST
+            and less > CHANCE * layer.gain_features_noise
+        ):
             yield Finding(
                 layer.name,
                 "gain is lost along depth",

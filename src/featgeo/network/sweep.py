@@ -110,6 +110,8 @@ def sweep(
     def receive(name: str, rows: Tensor, positions: Tensor | int) -> None:
         centred = streams[name].centre(rows.flatten(0, -2))[0].reshape(rows.shape)
         calls.setdefault(name, []).append((centred, positions))
+        whole = isinstance(positions, int) and positions == 1 and len(calls[name]) == 1 and not frame.expand
+        seen[name].averaged |= not whole
 
     with tapping(layers, reader(layers, receive, seen, frame), outputs=False):
         bar = tqdm(data, total=len(data) or None, desc="analyze", unit="batch", disable=not progress)

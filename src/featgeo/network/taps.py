@@ -48,6 +48,7 @@ class Seen:
         fitting: whether it always had as many feature rows as there are samples (or labelled positions).
         is_output: whether its output was always the model's output, entry by entry.
         alien: why it is not the layer it seems to be, else empty.
+        averaged: whether its features were means, or one of many positions: not all that it read of a sample.
     """
 
     lie: Arrangement = field(default_factory=Arrangement)
@@ -56,6 +57,7 @@ class Seen:
     fitting: bool = True
     is_output: bool = True
     alien: str = ""
+    averaged: bool = False
     _calls: int = 0
     _output: Tensor | None = field(default=None, repr=False)
     _version: int = 0

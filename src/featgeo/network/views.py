@@ -115,6 +115,8 @@ class LayerReport:
             noise alone would show; comparable along depth.
         gain_features_noise: the standard deviation that chance alone gives it.
         constant_features: numbers of the input features that never vary on the data.
+        averaged: whether the features are means over positions or calls (or belong to one position of many), so that
+            they are not all that the layer reads of a sample.
         default: name of the view shown first.
         passes: time of the passes that this layer alone needed, in forward passes over the samples that they saw.
         views: by operating point.
@@ -133,6 +135,7 @@ class LayerReport:
     gain_features: float = math.nan
     gain_features_noise: float = math.nan
     constant_features: tuple[int, ...] = ()
+    averaged: bool = False
     default: str = "average"
     passes: float = 0.0
     views: dict[str, View] = field(default_factory=dict)

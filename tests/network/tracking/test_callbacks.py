@@ -74,16 +74,6 @@ def test_hugging_face(tmp_path: Path) -> None:
         max_position_embeddings=12, num_labels=3,
     )  # fmt: skip
 
-    class Logits(nn.Module):
-        """Token ids to logits."""
-
-        def __init__(self, model: Any) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, tokens: Tensor) -> Tensor:
-            return self.model(input_ids=tokens).logits
-
     class Sentences(Dataset):  # type: ignore[type-arg]
         def __init__(self) -> None:
             generator = torch.Generator().manual_seed(0)
@@ -100,8 +90,8 @@ def test_hugging_face(tmp_path: Path) -> None:
     def fit(tracked: bool) -> tuple[Any, fg.Tracker | None]:
         torch.manual_seed(0)
         model, data = transformers.BertForSequenceClassification(config), Sentences()
-        pair = data.tokens, data.labels
-        tracker = fg.Tracker(Logits(model), pair, every=2, budget=PLENTY) if tracked else None
+        pair = {"input_ids": data.tokens}, data.labels
+        tracker = fg.Tracker(model, pair, every=2, budget=PLENTY) if tracked else None
         arguments = transformers.TrainingArguments(
             output_dir=str(tmp_path), max_steps=6, per_device_train_batch_size=8, learning_rate=5e-3, report_to=[],
             use_cpu=True, save_strategy="no", disable_tqdm=True, logging_strategy="no",
@@ -114,7 +104,7 @@ def test_hugging_face(tmp_path: Path) -> None:
     assert tracker is not None
     assert not tracker.history.failures
     assert [snapshot.step for snapshot in tracker.history] == [2, 4, 6]
-    assert "model.classifier" in tracker.history[0].report.layers
+    assert "classifier" in tracker.history[0].report.layers
     assert same(plain, model)
 
 

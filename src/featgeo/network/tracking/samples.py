@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from featgeo.data.batches import Batches
+from featgeo.data.batches import Batch, Batches
+from featgeo.data.inputs import by_sample
 from featgeo.errors import FeatgeoError
 
 BATCH = 256  # samples a batch, of a pair of tensors
@@ -40,38 +40,34 @@ def _generators(data: object) -> list[torch.Generator]:
     return [generator for generator in found if isinstance(generator, torch.Generator)]
 
 
-def take(data: object, samples: int, seed: int) -> list[tuple[object, Tensor]]:
+def take(data: object, samples: int, seed: int) -> list[Batch]:
     """Batches with at most so many samples: the first of a loader, random ones of a pair of tensors.
 
     Args:
-        data: a re-iterable of (inputs, targets), or a pair of tensors or arrays.
+        data: a re-iterable of batches, or a pair of tensors or arrays.
         samples: most samples.
         seed: of the choice.
 
     Raises:
         FeatgeoError: where there are none, or the data are of no known kind.
     """
-    taken: list[tuple[object, Tensor]] = []
+    taken: list[Batch] = []
     with same_randomness(data):
-        batches, left = Batches(_chosen(data, samples, seed), BATCH), samples
+        batches, left = Batches(data, BATCH), samples
+        if batches.pair is not None and len(batches.pair[1]) > samples:  # their order may mean something
+            inputs, targets = batches.pair
+            order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
+            chosen = order[:samples].sort().values
+            pair = (
+                by_sample(inputs, lambda part: part[chosen.to(part.device)]),
+                targets[chosen.to(targets.device)],
+            )
+            batches = Batches(pair, BATCH)
         for inputs, targets in batches:
-            taken.append((inputs[:left], targets[:left]))
+            taken.append((by_sample(inputs, lambda part: part[:left]), targets[:left]))
             left -= len(taken[-1][1])
-            if left == 0:
+            if left <= 0:
                 break
     if not taken:
         raise FeatgeoError("data", "no samples", "Pass at least one non-empty batch.")
     return taken
-
-
-def _chosen(data: object, samples: int, seed: int) -> object:
-    """A pair with more samples than asked for is cut down to random ones, in their order."""
-    pair = isinstance(data, tuple | list) and len(data) == 2
-    if not pair or not all(isinstance(part, Tensor | np.ndarray) for part in data):  # type: ignore[attr-defined]
-        return data
-    inputs, targets = (torch.as_tensor(part) for part in data)  # type: ignore[attr-defined]
-    if len(inputs) != len(targets) or len(targets) <= samples:
-        return inputs, targets
-    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
-    kept = order[:samples].sort().values
-    return inputs[kept.to(inputs.device)], targets[kept.to(targets.device)]
