@@ -197,3 +197,38 @@ def test_help_names_the_verbs_with_an_example() -> None:
     for verb in ("demo", "analyze", "validate", "modes", "score", "head"):
         assert verb in top
         assert "Example: featgeo" in shown(verb)
+
+
+def test_compare_puts_saved_reports_side_by_side(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("analyze", "usermodel:build", "--data", "data.npz", "--json")
+    for name in ("before.json", "after.json"):
+        assert run(*words, name, monkeypatch=monkeypatch) == 0
+    assert run("compare", "before.json", "after.json", "--html", "both.html", monkeypatch=monkeypatch) == 0
+    assert "Of 2 models" in capsys.readouterr().out
+    page = Path("both.html").read_text(encoding="utf-8")
+    assert all(name in page for name in ("before", "after", "hidden1"))
+    (folder / "other").mkdir()
+    Path("other", "after.json").write_text(Path("after.json").read_text(encoding="utf-8"), encoding="utf-8")
+    assert run("compare", "after.json", "other/after.json", "--at", "bayes", monkeypatch=monkeypatch) == 0
+    assert "other/after.json" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nothing.json",), "no file"),
+        (("data.npz",), "no featgeo report"),
+        (("x.npy", "x.npy"), "the same file twice"),
+    ],
+)
+def test_compare_says_what_is_wrong(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    assert run("compare", *words, monkeypatch=monkeypatch) == 2
+    assert message in capsys.readouterr().err

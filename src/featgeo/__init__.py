@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from featgeo.errors import FeatgeoError, FeatgeoWarning
 from featgeo.network.analyze import analyze
+from featgeo.network.compare import Comparison, compare
 from featgeo.network.report import Report
 from featgeo.network.tracking.history import History
 from featgeo.network.tracking.tracker import Tracker
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from featgeo.tables.pairs import pair_dependence
 
 __all__ = [
+    "Comparison",
     "Compression",
     "FeatgeoError",
     "FeatgeoWarning",
@@ -46,6 +48,7 @@ __all__ = [
     "TransferScore",
     "View",
     "analyze",
+    "compare",
     "compress",
     "init_head_",
     "init_layers_",

@@ -20,6 +20,7 @@ from featgeo.demo import demo as run_demo
 from featgeo.errors import FeatgeoError, FeatgeoWarning
 from featgeo.experiments.runner import validate as run_validate
 from featgeo.network.analyze import analyze as run_analyze
+from featgeo.network.compare import compare as run_compare
 from featgeo.network.load import load_model
 from featgeo.tables.command import run as run_modes
 
@@ -85,6 +86,25 @@ def analyze(
     for path, write in ((html, report.to_html), (json, report.save)):
         if path is not None:
             _written(path, write)
+
+
+@app.command(epilog="Example: featgeo compare before.json after.json --html comparison.html")
+def compare(
+    reports: Annotated[list[Path], typer.Argument(help="Reports that analyze --json wrote; two or more.")],
+    at: Annotated[
+        str | None, typer.Option(help="Operating point; that of the first report by default.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the comparison as HTML.")] = None,
+) -> None:
+    """Put saved reports side by side: checkpoints of a network, or different networks."""
+    stems = [path.stem for path in reports]
+    names = [stem if stems.count(stem) == 1 else str(path) for stem, path in zip(stems, reports, strict=True)]
+    if len(set(names)) < len(names):
+        raise FeatgeoError("reports", "the same file twice", "Pass each file once.")
+    comparison = run_compare(dict(zip(names, reports, strict=True)), at)
+    console.print(comparison)
+    if html is not None:
+        _written(html, comparison.to_html)
 
 
 @app.command(epilog="Example: featgeo validate --quick --only order --out validation")

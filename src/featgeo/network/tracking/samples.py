@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ def take(data: object, samples: int, seed: int) -> list[Batch]:
             )
             batches = Batches(pair, BATCH)
         for inputs, targets in batches:
-            taken.append((by_sample(inputs, lambda part: part[:left]), targets[:left]))
+            taken.append((by_sample(inputs, itemgetter(slice(left))), targets[:left]))
             left -= len(taken[-1][1])
             if left <= 0:
                 break

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -61,12 +62,10 @@ def _figure(data: Mapping[str, Any], *parts: Any) -> style.Drawing:
     strip = LINE * -(-len(names) // columns)  # the lower part begins with room for one more line
     with style.house_style():
         figure = style.new_figure(width, strip + height)
-        above, below = figure.subfigures(2, 1, height_ratios=(strip, height), hspace=0.0)
-        sheets: Sequence[Sheet] = (
-            [below] if len(parts) == 1 else list(below.subfigures(1, len(parts), wspace=0.0))
-        )
+        above, below = np.asarray(figure.subfigures(2, 1, height_ratios=(strip, height), hspace=0.0)).flat
+        sheets = list(np.asarray(below.subfigures(1, len(parts), squeeze=False, wspace=0.0)).flat)
         for sheet in (above, below, *sheets):
-            sheet.set_facecolor("none")  # type: ignore[union-attr]
+            sheet.set_facecolor("none")
         if not kept:
             below.text(0.5, 0.5, "no layer was analysed", ha="center", va="center", color=style.MUTED)
             return figure
