@@ -202,11 +202,13 @@ def test_help_names_the_verbs_with_an_example() -> None:
 def test_compare_puts_saved_reports_side_by_side(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("analyze", "usermodel:build", "--data", "data.npz", "--json")
+    words = ("analyze", "usermodel:build", "--data", "data.npz", "--weights", "weights.pt", "--json")
     for name in ("before.json", "after.json"):
         assert run(*words, name, monkeypatch=monkeypatch) == 0
     assert run("compare", "before.json", "after.json", "--html", "both.html", monkeypatch=monkeypatch) == 0
-    assert "Of 2 models" in capsys.readouterr().out
+    assert "2 reports side by side; all have the same cross-entropy" in " ".join(
+        capsys.readouterr().out.split()
+    )
     page = Path("both.html").read_text(encoding="utf-8")
     assert all(name in page for name in ("before", "after", "hidden1"))
     (folder / "other").mkdir()
