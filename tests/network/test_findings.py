@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,13 @@ PAGE = Path(__file__).parents[2] / "docs" / "findings.md"
 
 def titles(report: fg.Report) -> set[tuple[str, str]]:
     return {(finding.layer, finding.title) for finding in report.findings}
+
+
+def carried_out(finding: fg.Finding, model: nn.Module, data: tuple[Tensor, Tensor]) -> Any:
+    """What the finding's call returns, as a reader would run it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fg.FeatgeoWarning)
+        return eval(finding.call, {"fg": fg, "model": model, "data": data})
 
 
 def converge(
@@ -98,7 +106,7 @@ def test_every_finding_is_on_the_page_with_its_threshold() -> None:
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert all(any(row.startswith(f"| {title} |") for row in rows) for title in TITLES)
     for name, value in vars(findings).items():
-        if name.isupper() and isinstance(value, int | float) and name != "LISTED":
+        if name.isupper() and isinstance(value, int | float) and name not in ("LISTED", "FREE"):
             assert any(f"`{name} = {value:g}`" in row for row in rows), name
 
 
@@ -181,7 +189,12 @@ def test_a_last_layer_that_is_not_optimal(change) -> None:  # type: ignore[no-un
     view = report["2"]
     missed = view.gap_weight / view.gain_available
     assert f"miss {missed:.0%} of the gain" in finding.detail
-    assert finding.call == 'fg.solve_head(model, data, "cross_entropy")'
+    assert finding.call == 'fg.solve_head(model, data, "cross_entropy", refine="exact")'
+    head = carried_out(finding, model, (x, y))
+    with torch.no_grad():
+        model[2].weight.copy_(head.weight)
+        model[2].bias.copy_(head.bias)
+    assert titles(quiet(model, (x, y))) == set()
 
 
 def test_a_penalised_last_layer_is_judged_by_its_penalised_optimum() -> None:
@@ -190,7 +203,8 @@ def test_a_penalised_last_layer_is_judged_by_its_penalised_optimum() -> None:
     assert titles(seen(model, x, y, weight_decay=0.05)) == set()
     report = seen(model, x, y)
     assert titles(report) == {("2", HEAD)}
-    assert report.findings[0].call.endswith("weight_decay=0.001)")
+    assert report.findings[0].call.endswith('weight_decay=0.001, refine="exact")')
+    carried_out(report.findings[0], model, (x, y))
 
 
 def test_a_hidden_layer_is_not_taken_for_the_last() -> None:
@@ -229,6 +243,7 @@ def test_dead_neurons() -> None:
     assert finding.severity == "act"
     assert "1 of the 5 features" in finding.detail
     assert "(1)" in finding.detail
+    assert carried_out(finding, model, (x, y)).model is not None
 
 
 def test_pixels_that_never_vary_are_no_dead_neurons() -> None:
@@ -250,6 +265,7 @@ def test_gain_is_lost_along_depth(width: int, fires: bool) -> None:
     if fires:
         kept = torch.tensor(modes).square().cumsum(0)  # the best that so many neurons can carry
         assert report.findings[0].value == pytest.approx(1 - float(kept[width - 1] / kept[-1]), abs=0.01)
+        assert len(carried_out(report.findings[0], model, (x, y)).to_frame())
 
 
 def test_a_wide_layer_with_random_weights_loses_nothing() -> None:
@@ -358,6 +374,7 @@ def test_layers_wider_than_their_modes_need(width: int, fires: bool) -> None:
             in finding.detail
         )
         assert f"it has {width} neurons" in finding.detail
+        assert "0" in carried_out(finding, model, (x, y)).index
         assert f"about {report['0'].rank(0.99)} neurons" in finding.remedy
 
 

@@ -28,6 +28,7 @@ DEPENDENT = 0  # features that others determine linearly, beside those that neve
 BOUNDED = ("cross_entropy", "mse", "bce")  # losses that are never negative
 WIDE = 0.5  # share of the neurons that the modes for 99 % of the gain need
 
+FREE = 0.01  # share of the loss that may be lost where what is removed does nothing
 LISTED = 8  # most neurons that a finding names
 
 
@@ -58,6 +59,12 @@ def _call(report: Report, name: str, more: str = "") -> str:
     """The call with the arguments that this report had."""
     loss = f'"{report.loss}"' if report.loss in NAMED else "loss"
     return f"fg.{name}(model, data, {loss}{more})"
+
+
+def _almost_free(report: Report) -> str:
+    """What compress() is asked for where something does nothing: the smallest model of about the same loss."""
+    allowed = FREE * abs(report.loss_value)
+    return f", max_loss_increase={allowed:.1g}" if allowed > 0 else ", budget=0.9"
 
 
 def _noise(report: Report, layer: LayerReport) -> Iterator[Finding]:
@@ -141,7 +148,7 @@ def _head(report: Report, layer: LayerReport) -> Iterator[Finding]:
             f"alignment {layer.alignment:.2f} and scale {layer.scale:.2f} miss {missed:.0%} of the gain of W*",
             "Refit it on the features as they are, or train it longer.",
             "act",
-            _call(report, "solve_head", penalty),
+            _call(report, "solve_head", penalty + ', refine="exact"'),
             missed,
             GAP,
         )
@@ -173,7 +180,7 @@ def _dead(report: Report, layer: LayerReport) -> Iterator[Finding]:
             f"({_numbers(layer.constant_features)})",
             "Draw their weights anew and train on, or take them out.",
             "act",
-            _call(report, "compress", ", max_loss_increase=0.01"),
+            _call(report, "compress", _almost_free(report)),
             len(layer.constant_features) / layer.inputs,
             DEAD,
         )
@@ -191,7 +198,7 @@ def _dependent(report: Report, layer: LayerReport) -> Iterator[Finding]:
             f"rank {layer.feature_rank} of {layer.inputs}{never}",
             "Constant or duplicated features can be removed without loss.",
             "note",
-            _call(report, "compress", ", max_loss_increase=0.01"),
+            _call(report, "compress", _almost_free(report)),
             dependent,
             DEPENDENT,
         )

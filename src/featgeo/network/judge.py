@@ -132,7 +132,7 @@ class Bench:
             gain_features=gain,
             gain_features_noise=noise,
             constant_features=constant_features(outlook),
-            averaged=note.averaged,
+            averaged=self.found.seen[name].averaged,
             default=self.at if self.at in views else default,
             passes=passes,
             views=views,
