@@ -12,13 +12,16 @@ PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types layers wheel examples gallery clean FORCE
+.PHONY: help demo picture test lint format types layers wheel examples gallery clean FORCE
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 demo: $(VENV)/.demo-stamp  ## train two small networks, analyse them and write report.html
 	$(VENV)/bin/featgeo demo
+
+picture: $(VENV)/.demo-stamp  ## remake docs/figures/report.png, the README's picture (needs chromium)
+	$(PY) docs/make_picture.py
 
 test: $(VENV)/.dev-stamp  ## run the tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS)
