@@ -31,16 +31,32 @@ the gain that the layer uses. *Step*: its weights go a tenth of the way to W\\* 
 their own size); by the quadratic this gains 2t - t² of the gap to W\\*, t the share of the way. With hard labels
 trained networks are far outside the local region: under *frozen* it is the order of the layers that counts, and under
 *step* a gain that is promised and does not come says that the gap is the quadratic's, not the network's.
+
+What to take from it:
+
+- Early in training, where there is much to gain, the gain that a small step towards W\\* promises and the gain that it
+  makes agree in order and mostly in size, at every depth (residual network, after a few steps). At the end of training
+  every such promise is broken: the network is at an optimum of its own, and the gap to W\\* is the quadratic's.
+- What freezing a layer costs is predicted to within a third where locality is about 0.7 or more, and not at all where it
+  is near zero. Locality is what to look at first.
+- At the mean Jacobian a layer is not credited with what other roads carry: that queries and keys of an attention do next
+  to nothing on their own is found without an experiment, and the experiment agrees.
+- The last layer, which nothing bypasses, has an alignment far above that with shuffled labels in every network.
 """
+
+
+def assemble() -> None:
+    """Write the page from the sections that there are."""
+    here = [path for name in NAMES if (path := SECTIONS / f"{name}.md").exists()]
+    text = "\n".join([INTRODUCTION, *(path.read_text(encoding="utf-8") for path in here)])
+    (HERE.parent / "docs" / "gallery.md").write_text(text, encoding="utf-8")
 
 
 def main() -> None:
     for name in sys.argv[1:] or NAMES:
         print(f"== {name}", flush=True)
         subprocess.run([sys.executable, HERE / f"gallery_{name}.py"], check=True)
-    here = [path for name in NAMES if (path := SECTIONS / f"{name}.md").exists()]
-    text = "\n".join([INTRODUCTION, *(path.read_text(encoding="utf-8") for path in here)])
-    (HERE.parent / "docs" / "gallery.md").write_text(text, encoding="utf-8")
+    assemble()
 
 
 if __name__ == "__main__":

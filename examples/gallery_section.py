@@ -34,7 +34,7 @@ class Section:
     """
 
     def __init__(self, name: str, title: str, prefix: str = "") -> None:
-        self.name, self.prefix, self.begin = name, prefix, time.perf_counter()
+        self.name, self.prefix = name, prefix
         self.parts = [f"## {title}"]
 
     def say(self, text: str) -> None:
@@ -188,6 +188,8 @@ def _get(layer: fg.LayerReport, what: str | Callable[[fg.LayerReport], Any]) -> 
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, float) and abs(value) >= 1000:
+        return f"{value:,.0f}"
     if isinstance(value, float):
         return (
             "–" if value != value else f"{value:.3g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import featgeo as fg
 
-SAMPLES, HELD_OUT, BATCH, TOKENS, MEASURED, SUBSET = 1024, 512, 64, 24, 128, 32
+SAMPLES, HELD_OUT, BATCH, TOKENS, MEASURED, SUBSET = 1024, 384, 64, 24, 128, 24
+LOOKED_AT = ["*.self.query", "*.self.value", "*.attention.output.dense", "*.intermediate.dense", "head"]
 
 
 class Classifier(nn.Module):
@@ -84,7 +85,7 @@ def main() -> None:
         f"complained about (U.S. CFPB; the first {TOKENS} tokens of each text). It is right on {accuracy[-1]:.0%} of "
         f"{HELD_OUT} complaints held out."
     )
-    report = fg.analyze(model, data, subset=SUBSET)
+    report = fg.analyze(model, data, layers=LOOKED_AT, subset=SUBSET)
     order = torch.randperm(SAMPLES)
     everything = {key: torch.cat([inputs[key] for inputs, _ in data]) for key in data[0][0]}
     names = [layer.name for layer in spread(report.analysed, LAYERS)]
@@ -119,7 +120,7 @@ def main() -> None:
         return sum(nn.functional.cross_entropy(model(**x), y).item() for x, y in part) / len(part)
 
     section.say(f"Interventions in single layers, measured on {MEASURED} of the samples:")
-    names = [x.name for x in report.analysed if not x.name.endswith(("query", "key", "pooler.dense"))]
+    names = [x.name for x in report.analysed if not x.name.endswith("query")]
     section.interventions(intervene(model, report, loss, spread(names, 7)))
     section.write()
 
