@@ -63,7 +63,12 @@ def analyze(
     targets: Annotated[Path | None, typer.Option(help=".npy of targets, beside a .npy of inputs.")] = None,
     loss: Annotated[str, typer.Option(help="cross_entropy, mse, bce or poisson.")] = "cross_entropy",
     weights: Annotated[Path | None, typer.Option(help="A .safetensors file or a plain state dict.")] = None,
-    at: Annotated[str, typer.Option(help="Operating point shown first: average or bayes.")] = "average",
+    at: Annotated[
+        str | None,
+        typer.Option(
+            help="Operating point shown first: average, bayes or jacobian; by default each layer's own."
+        ),
+    ] = None,
     weight_decay: Annotated[float, typer.Option(help="λ of λ/2 ‖W‖² in the training.")] = 0.0,
     nulls: Annotated[bool, typer.Option(help="Also what alignments mean nothing.")] = False,
     batch_size: Annotated[int, typer.Option(help="Samples per forward pass.", min=1)] = 256,
