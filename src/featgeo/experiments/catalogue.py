@@ -9,6 +9,7 @@ from featgeo.experiments import (
     hidden,
     mmse,
     networks,
+    operating_points,
     order,
     training,
 )
@@ -24,5 +25,6 @@ CATALOGUE: tuple[Experiment, ...] = (
     mmse.EXPERIMENT,
     training.EXPERIMENT,
     average_tail.EXPERIMENT,
+    operating_points.EXPERIMENT,
     hard_labels.EXPERIMENT,
 )
