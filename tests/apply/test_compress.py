@@ -13,6 +13,7 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification
 
 import featgeo as fg
 from featgeo.apply.factor import find_layers
@@ -286,6 +287,23 @@ def test_attention_modules_of_torch() -> None:
     reasons = {row.name: row.reason for row in found.layers if row.status == "skipped"}
     assert "1.self_attn.out_proj" in reasons
     assert loss_of(found.model, TRAIN) == pytest.approx(found.loss_after, rel=1e-4)
+
+
+def test_a_transformer_with_padding() -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=50, num_labels=3, max_position_embeddings=16, **sizes)
+    model = BertForSequenceClassification(config).eval()
+    ids, length = torch.randint(1, 50, (120, 10)), torch.randint(4, 11, (120, 1))
+    inputs = {"input_ids": ids, "attention_mask": (torch.arange(10) < length).long()}
+    labels = torch.randint(0, 3, (120,))
+    found = fg.compress(model, (inputs, labels), budget=0.6, search=False)
+    assert found.ratio <= 0.6
+    frame = found.to_frame()
+    assert (frame["status"] == "cut").sum() > 3
+    with torch.no_grad():
+        after = nn.functional.cross_entropy(found.model(**inputs).logits, labels).item()
+    assert after == pytest.approx(found.loss_after, abs=1e-5)
 
 
 @pytest.mark.parametrize(

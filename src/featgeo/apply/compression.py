@@ -105,8 +105,9 @@ class Compression:
 
     def __str__(self) -> str:
         (before, after), (all_before, all_after) = self.considered, self.parameters
+        wide = max([12, *(len(layer.name) for layer in self.layers if layer.status != "skipped")])
         lines = [
-            f"{'layer':24} {'kind':8} {'shape':>11} {'rank':>5} {'before':>11} {'after':>11} "
+            f"{'layer':{wide}} {'kind':8} {'shape':>11} {'rank':>5} {'before':>11} {'after':>11} "
             f"{'predicted':>10} {'measured':>10}"
         ]
         skipped: dict[str, list[str]] = {}
@@ -120,7 +121,7 @@ class Compression:
                 f"{v:10.3g}" if v == v else f"{'-':>10}" for v in (layer.predicted, layer.measured)
             )
             lines.append(
-                f"{layer.name:24} {layer.kind:8} {shape:>11} {rank:>5} {layer.before:11,} {layer.after:11,} "
+                f"{layer.name:{wide}} {layer.kind:8} {shape:>11} {rank:>5} {layer.before:11,} {layer.after:11,} "
                 f"{predicted} {measured}"
             )
         for reason, names in skipped.items():
