@@ -112,7 +112,10 @@ def test_compress_writes_a_model_that_loads(
         (("usermodel:build", "--data", "data.npz", "--weights", "y.npy"), "does not load"),
         (("usermodel:build", "--data", "data.npz", "--loss", "hinge"), "Known names"),
         (("usermodel:build", "--data", "data.npz", "--loss", "mse"), "needs one target per output"),
-        (("usermodel:build", "--data", "data.npz", "--at", "nowhere"), "'average', 'bayes', 'jacobian', or None"),
+        (
+            ("usermodel:build", "--data", "data.npz", "--at", "nowhere"),
+            "'average', 'bayes', 'jacobian', or None",
+        ),
         (("usermodel:build", "--data", "data.npz", "--html", "no/such/place.html"), "cannot be written"),
     ],
 )

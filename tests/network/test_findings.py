@@ -392,3 +392,11 @@ def test_a_step_that_does_not_do_what_is_predicted(steps: int, fault: bool) -> N
     found = titles(quiet(model, (x, y)))
     assert ((("inner", STEP) in found), (("outer", STEP) in found)) == (fault, fault)
     assert not {("inner", FAR), ("outer", FAR)} & found
+
+
+def test_the_direction_that_a_layer_norm_takes_is_no_fault() -> None:
+    torch.manual_seed(0)
+    x, y = blobs(4, count=600, width=150)
+    report = seen(nn.Sequential(nn.Linear(150, 128), nn.LayerNorm(128), nn.Linear(128, 4)).double(), x, y)
+    assert report["2"].feature_rank == 127
+    assert ("2", RANK) not in titles(report)

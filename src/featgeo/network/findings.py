@@ -24,7 +24,7 @@ GAP = 0.1  # share of the gain of W* that the weights of the last layer miss
 LOST = 0.1  # share of the gain that a linear read-out has before a layer and no longer has after it
 CHANCE = 2.0  # standard deviations of chance that the loss of gain must exceed, too
 DEAD = 0.02  # share of a layer's neurons, one in fifty, that are dead or saturated
-DEPENDENT = 0  # features that others determine linearly, beside those that never vary
+DEPENDENT = 0.01  # share of a layer's features that others determine linearly, beside those that never vary
 BOUNDED = ("cross_entropy", "mse", "bce")  # losses that are never negative
 WIDE = 0.5  # share of the neurons that the modes for 99 % of the gain need
 
@@ -190,7 +190,7 @@ def _dependent(report: Report, layer: LayerReport) -> Iterator[Finding]:
     """Features that are determined by others; constant ones count only where no neuron made them."""
     constant = len(layer.constant_features)
     dependent = layer.inputs - layer.feature_rank - (constant if layer.depth else 0)
-    if dependent > DEPENDENT:
+    if dependent > DEPENDENT * layer.inputs:
         never = f", {constant} never vary" if constant else ""
         yield Finding(
             layer.name,
@@ -199,7 +199,7 @@ def _dependent(report: Report, layer: LayerReport) -> Iterator[Finding]:
             "Constant or duplicated features can be removed without loss.",
             "note",
             _call(report, "compress", _almost_free(report)),
-            dependent,
+            dependent / layer.inputs,
             DEPENDENT,
         )
 
