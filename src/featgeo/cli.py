@@ -72,6 +72,9 @@ def analyze(
     weight_decay: Annotated[float, typer.Option(help="λ of λ/2 ‖W‖² in the training.")] = 0.0,
     nulls: Annotated[bool, typer.Option(help="Also what alignments mean nothing.")] = False,
     batch_size: Annotated[int, typer.Option(help="Samples per forward pass.", min=1)] = 256,
+    max_batches: Annotated[int | None, typer.Option(help="Read so many batches at most.", min=1)] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Read for so long at most.")] = None,
+    tol: Annotated[float | None, typer.Option(help="Stop when all figures are known so well.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the report as HTML.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
 ) -> None:
@@ -85,6 +88,9 @@ def analyze(
         weight_decay=weight_decay,
         nulls=nulls,
         batch_size=batch_size,
+        max_batches=max_batches,
+        max_seconds=max_seconds,
+        tol=tol,
         progress=sys.stderr.isatty(),
     )
     console.print(report)

@@ -38,6 +38,7 @@ def fake_view(
         "gap_rank": 0.15 * available * (1 - depth), "spectrum": spectrum, "noise_floor": 0.07,
         "constant_loss": constant_loss, "predicted_loss": constant_loss - available + gap_weight + bias,
         "tail_r2": 0.57 + 0.43 * depth if at == "average" else None,
+        "alignment_error": 0.012, "gain_available_error": 0.031 * available, "gain_used_error": None,
         "saturated": [3, 5] if at == "bayes" and depth < 0.2 else [],
         "nulls": {
             "shuffled labels": [0.04 + 0.01 * i for i in range(5)],

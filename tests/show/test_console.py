@@ -33,8 +33,8 @@ def test_wider_terminals_show_more():
     narrow, wide = printed(five_layers(), 80), printed(five_layers(), 140)
     assert "tail R²" not in narrow
     assert "status" in narrow
-    assert all(title in wide for title in ("tail R²", "rank 99 %", "size", "adjusted"))
-    assert all(f"gap {part}" in printed(five_layers(), 160) for part in ("weight", "bias", "rank"))
+    assert all(title in wide for title in ("±", "tail R²", "rank 99 %", "size", "adjusted"))
+    assert all(f"gap {part}" in printed(five_layers(), 166) for part in ("weight", "bias", "rank"))
 
 
 def test_long_names_go_on_over_the_line():
@@ -93,7 +93,7 @@ def test_any_number_of_layers(count):
 
 
 def test_the_width_of_the_terminal_is_kept_within_bounds(monkeypatch):
-    for columns, expected in (("20", 80), ("90", 90), ("400", 160)):
+    for columns, expected in (("20", 80), ("90", 90), ("400", 166)):
         monkeypatch.setenv("COLUMNS", columns)
         rule = next(line for line in as_text(report_table(five_layers())).splitlines() if set(line) == {"─"})
         assert cell_len(rule) <= expected

@@ -85,12 +85,14 @@ class Batches:
     Args:
         data: a re-iterable of (inputs, targets) or of mappings with labels among them, or a pair of tensors or arrays.
         batch_size: for a pair.
+        empty: whether it is fine that there is no batch: the shard of one of several processes.
 
     Raises:
         FeatgeoError: where the data are none of these, or inputs and targets differ in length.
     """
 
-    def __init__(self, data: object, batch_size: int = 256) -> None:
+    def __init__(self, data: object, batch_size: int = 256, empty: bool = False) -> None:
+        self.empty = empty
         self.once = isinstance(data, Iterator)
         self.passes = 0
         self.watch: Callable[[Inputs, Tensor], None] | None = None  # shown every batch that is handed out
@@ -160,7 +162,7 @@ class Batches:
             if len(targets):
                 yield inputs, targets
             number += 1
-        if number == 0:
+        if number == 0 and not self.empty:
             raise FeatgeoError("data", "no batch at all", HINT)
 
 

@@ -115,6 +115,12 @@ class MomentStream:
         self._batches = 0
         self._block: _Block | None = None
 
+    @property
+    def shift(self) -> Tensor:
+        """What the open block is centred by (k,)."""
+        assert self._block is not None
+        return self._block.shift
+
     def centre(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """A fresh tensor x - shift (m, k) in float32 or better, and the block's shift (k,)."""
         x = x if x.dtype in (torch.float32, torch.float64) else x.float()

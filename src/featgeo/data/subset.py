@@ -11,7 +11,8 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
-from featgeo.data.inputs import Inputs, by_sample, joined, sample_count, shapes, tensors_of
+from featgeo.data.inputs import Inputs, by_sample, joined, mapped, sample_count, shapes, tensors_of
+from featgeo.data.processes import Processes
 
 BYTES = 2**28  # of inputs that are kept at most
 LEAST = 32  # samples that are kept in any case
@@ -69,6 +70,18 @@ class Subset:
             for piece, found in sorted(rows.items())
         }
         self._slots = [(piece, places[piece][row]) for piece, row in self._slots]
+
+    def shared(self, together: Processes, rows: int) -> list[tuple[Inputs, Tensor]]:
+        """The subset of the data of all processes, the same in each: of every shard as much as is its share."""
+        if together.size == 1:
+            return self.batches(rows)
+        size, total = self.size, sum(together.gather(self.seen))
+        share = -(-size * self.seen // max(1, total))
+        if len(self._slots) > share:
+            kept = torch.randperm(len(self._slots), generator=self._generator)[:share].sort().values
+            self._slots = [self._slots[place] for place in kept.tolist()]
+        own = [(mapped(inputs, Tensor.cpu), targets.cpu()) for inputs, targets in self.batches(rows)]
+        return [batch for part in together.gather(own) for batch in part]
 
     def batches(self, rows: int) -> list[tuple[Inputs, Tensor]]:
         """The subset in batches of at most so many samples, each of one shape."""

@@ -8,32 +8,32 @@ import time
 import warnings
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from featgeo.data.batches import Batches
+from featgeo.data.limits import First, Limits
+from featgeo.data.processes import Processes
 from featgeo.data.subset import Subset
 from featgeo.errors import FeatgeoError, FeatgeoWarning
 from featgeo.network.findings import find
 from featgeo.network.judge import Bench
-from featgeo.network.keep import undisturbed
+from featgeo.network.keep import home_of, undisturbed
 from featgeo.network.layers import Layer
 from featgeo.network.layout import Positions, layout_of
-from featgeo.network.look import still
 from featgeo.network.nulls import null_alignments
 from featgeo.network.report import POINTS, Report
 from featgeo.network.run import Forward, Runner, runner_of
 from featgeo.network.select import Layers, kind_of, modules_of, split_layers
+from featgeo.network.settle import Settling
 from featgeo.network.survey import Survey, survey
-from featgeo.network.sweep import Statistic, Sweep, read_outputs, sweep
+from featgeo.network.sweep import Pass, sweep
+from featgeo.network.targets import data_notes, read_targets
+from featgeo.network.together import one_model, unwrapped
 from featgeo.network.views import LayerReport
-from featgeo.theory.bayes import OperatingPoint, bayes_action
-from featgeo.theory.linalg import rank_tolerance
-from featgeo.theory.losses import CanonicalLoss, Loss
 from featgeo.theory.named import LossLike, resolve_loss
-from featgeo.theory.risk import CanonicalRisk, EmpiricalRisk, Risk, make_risk
 
 REDRAWS = 3
 
@@ -51,9 +51,13 @@ def analyze(
     steps: bool = False,
     weight_decay: float = 0.0,
     nulls: bool | int = False,
+    max_batches: int | None = None,
+    max_seconds: float | None = None,
+    tol: float | None = None,
     batch_size: int = 256,
     progress: bool = False,
     seed: int = 0,
+    group: Any = None,
 ) -> Report:
     """Compare every layer of a trained network with the optimum of its local problem, in one pass over the data.
 
@@ -87,9 +91,17 @@ def analyze(
         weight_decay: λ of a penalty λ/2 ‖W‖² that the training had; alignments then refer to the penalised optimum.
         nulls: also what alignments mean nothing: labels shuffled, layer weights re-drawn (that many times; True: 3;
             each draw costs a forward pass per layer).
+        max_batches: read so many batches at most.
+        max_seconds: end the pass over the data after so many seconds (one batch is always read); the report is of
+            what was seen until then.
+        tol: end the pass when the standard errors of all alignments, and of all gains relative to the gain available,
+            are at most this, and none has moved by more since half as much data had been read (docs/scale.md).
         batch_size: for a pair of tensors.
         progress: whether to show a progress bar.
         seed: of the nulls.
+        group: where torch.distributed is initialised, the processes that analyse together: each calls this with the
+            same model and its own shard of the data (which may be empty), and each returns the same report. By
+            default all processes; a process group; or False for this process alone. See docs/scale.md.
 
     Returns:
         A :class:`Report`; assumptions that fail are carried in it and also warned about.
@@ -98,82 +110,86 @@ def analyze(
         FeatgeoError: where the model, the data or the loss do not suit each other, or no layer can be analysed.
     """
     begin = time.perf_counter()
-    if not isinstance(model, nn.Module):
-        raise FeatgeoError("model", f"a {type(model).__name__}", "Pass a torch.nn.Module.")
-    if at not in (None, *POINTS):
-        raise FeatgeoError("at", f"{at!r}", f"Pass one of {', '.join(map(repr, POINTS))}, or None.")
-    if not isinstance(subset, int) or subset < 0:
-        raise FeatgeoError("subset", f"{subset!r}", "Pass a number of samples, or 0.")
-    if not 0 <= weight_decay < math.inf:
-        raise FeatgeoError("weight_decay", f"{weight_decay}", "It must be at least 0 and finite.")
-    if not isinstance(nulls, int) or nulls < 0:
-        raise FeatgeoError("nulls", f"{nulls!r}", "Pass True, False or a number of draws.")
-    chosen, batches = resolve_loss(loss), Batches(data, batch_size)
-    taps, skipped = split_layers(model, layers)
-    if not taps:
-        raise FeatgeoError("model", "no Linear or Conv layer to analyse", f"Skipped: {skipped or 'nothing'}.")
-    with undisturbed(model):
-        run = runner_of(model, forward)
-        seen = _first_look(run, taps, batches, positions, getattr(chosen, "ignore_index", None))
-        risk, statistic = _targets_of(chosen, run, run.dtype, batches)
-        base = chosen.base if isinstance(chosen, CanonicalLoss) else None
-        some = Subset(subset, seed)
-        batches.watch = some.offer if subset else None
-        found = sweep(run, run.device, batches, chosen, statistic, base, taps, seen, progress)
-        risk = risk or CanonicalRisk(_canonical(chosen), found.pair.mean[found.width :], found.base)
-        output = bayes_action(risk, start=found.pair.mean[: found.width])
-        notes = _data_notes(chosen, found, output)
-        batches.watch = None
-        bench = Bench(
-            run,
-            taps,
-            found,
-            chosen,
-            statistic,
-            risk,
-            output,
-            weight_decay,
-            at,
-            some.batches(batch_size),
-            steps,
-        )
-        judged, reports = bench.judge(), {}
-        for name, module in modules_of(model):
-            kind = kind_of(module)
-            if name in taps and found.seen[name].obstacle:
-                reports[name] = LayerReport(
-                    name, kind, 0, 0, "skipped", found.seen[name].obstacle, default=at or "average"
-                )
-            elif name in taps:
-                reports[name] = judged[name]
-            elif name in skipped:
-                reports[name] = LayerReport(
-                    name, kind, 0, 0, "skipped", skipped[name], default=at or "average"
-                )
-        if not any(report.views for report in reports.values()):
-            reasons = "; ".join(f"{r.name}: {r.reason}" for r in reports.values())
-            raise FeatgeoError("model", "no layer that can be analysed", f"Reasons: {reasons}.")
-        if nulls:
-            draws = REDRAWS if nulls is True else int(nulls)
-            reports = null_alignments(
-                reports, run, batches, taps, found, risk, output, weight_decay, draws, seed
+    home = home_of(model)[0] if isinstance(model, nn.Module) else "cpu"
+    together = Processes(group, home)
+    with together.guarded():
+        if not isinstance(model, nn.Module):
+            raise FeatgeoError("model", f"a {type(model).__name__}", "Pass a torch.nn.Module.")
+        model = unwrapped(model)
+        if at not in (None, *POINTS):
+            raise FeatgeoError("at", f"{at!r}", f"Pass one of {', '.join(map(repr, POINTS))}, or None.")
+        if not isinstance(subset, int) or subset < 0:
+            raise FeatgeoError("subset", f"{subset!r}", "Pass a number of samples, or 0.")
+        if not 0 <= weight_decay < math.inf:
+            raise FeatgeoError("weight_decay", f"{weight_decay}", "It must be at least 0 and finite.")
+        if not isinstance(nulls, int) or nulls < 0:
+            raise FeatgeoError("nulls", f"{nulls!r}", "Pass True, False or a number of draws.")
+        limits = Limits(max_batches, max_seconds, tol, begin)
+        chosen, batches = resolve_loss(loss), Batches(data, batch_size, empty=together.size > 1)
+        taps, skipped = split_layers(model, layers)
+        if not taps:
+            raise FeatgeoError(
+                "model", "no Linear or Conv layer to analyse", f"Skipped: {skipped or 'nothing'}."
             )
-    report = Report(
-        layers=reports,
-        loss=chosen.name,
-        loss_value=found.loss,
-        constant_loss=output.loss,
-        samples=found.pair.count,
-        outputs=found.width,
-        at=at or "average",
-        weight_decay=weight_decay,
-        warnings=tuple(notes),
-        seconds=time.perf_counter() - begin,
-        versions={"featgeo": _version(), "torch": torch.__version__},
-    )
-    for text in (*notes, *_told_once(report)):
-        warnings.warn(text, FeatgeoWarning, stacklevel=2)
-    return find(report)
+        options = (at, weight_decay, positions, int(nulls), tol, seed, subset, steps, chosen.name, list(taps))
+        with undisturbed(model), one_model(model, together, options):
+            run = runner_of(model, forward, together)
+            seen = _first_look(run, taps, batches, positions, getattr(chosen, "ignore_index", None))
+            targets, limits = read_targets(chosen, run, batches, limits)
+            settled = Settling(tol, targets.outcome, taps, weight_decay) if tol else None
+            some = Subset(subset, seed)
+            batches.watch = some.offer if subset else None
+            under_way = Pass(run, chosen, targets.statistic, taps, seen)
+            found = sweep(under_way, batches, limits, settled, progress)
+            risk, output = targets.outcome(found)
+            notes = data_notes(chosen, found, output)
+            batches.watch = None
+            kept = some.shared(together, batch_size)
+            bench = Bench(
+                run, taps, found, chosen, targets.statistic, risk, output, weight_decay, at, kept, steps
+            )
+            judged, reports = bench.judge(), {}
+            for name, module in modules_of(model):
+                kind = kind_of(module)
+                if name in taps and found.seen[name].obstacle:
+                    reports[name] = LayerReport(
+                        name, kind, 0, 0, "skipped", found.seen[name].obstacle, default=at or "average"
+                    )
+                elif name in taps:
+                    reports[name] = judged[name]
+                elif name in skipped:
+                    reports[name] = LayerReport(
+                        name, kind, 0, 0, "skipped", skipped[name], default=at or "average"
+                    )
+            if not any(report.views for report in reports.values()):
+                reasons = "; ".join(f"{r.name}: {r.reason}" for r in reports.values())
+                raise FeatgeoError("model", "no layer that can be analysed", f"Reasons: {reasons}.")
+            if nulls:
+                again = batches if found.stopped == "data" else First(batches, found.read)
+                draws = REDRAWS if nulls is True else int(nulls)
+                reports = null_alignments(
+                    reports, run, again, taps, found, risk, output, weight_decay, draws, seed
+                )
+        report = Report(
+            layers=reports,
+            loss=chosen.name,
+            loss_value=found.loss,
+            constant_loss=output.loss,
+            samples=found.pair.count,
+            processes=together.size,
+            batches=found.batches,
+            stopped=found.stopped,
+            outputs=found.width,
+            at=at or "average",
+            weight_decay=weight_decay,
+            warnings=tuple(notes),
+            seconds=max(together.gather(time.perf_counter() - begin)),
+            versions={"featgeo": _version(), "torch": torch.__version__},
+        )
+        for text in (*notes, *_told_once(report)):
+            if together.first:
+                warnings.warn(text, FeatgeoWarning, stacklevel=2)
+        return find(report)
 
 
 def _told_once(report: Report) -> list[str]:
@@ -201,64 +217,13 @@ def _first_look(
     run: Runner, taps: dict[str, Layer], data: Batches, positions: Positions | None, ignored: int | None
 ) -> Survey:
     """A survey of the first batch; from now on the runner knows how outputs and targets become rows."""
-    first = data.peek()
-    if first is None:
+    first, found = data.peek(), None
+    if first is not None:
+        inputs, targets = first
+        shown = survey(run, taps, inputs)
+        found = shown, layout_of(shown.output, targets, positions, ignored)
+    looks = [look for look in run.processes.gather(found) if look]
+    if not looks:
         raise FeatgeoError("data", "no samples", "Pass at least one non-empty batch.")
-    inputs, targets = first
-    found = survey(run, taps, inputs)
-    run.layout = layout_of(found.output, targets, positions, ignored)
-    return found
-
-
-def _canonical(loss: Loss) -> CanonicalLoss:
-    assert isinstance(loss, CanonicalLoss)
-    return loss
-
-
-def _targets_of(loss: Loss, run: Runner, dtype: torch.dtype, data: Batches) -> tuple[Risk | None, Statistic]:
-    """The statistic T(y); for a loss without one, minus its score at the output's Bayes action, and its risk."""
-    if isinstance(loss, CanonicalLoss):
-        return None, loss.statistic
-    width, targets = read_outputs(run, data)
-    checked, counts = torch.unique(loss.check(targets.cpu(), width), dim=0, return_counts=True)
-    weights = counts.to(torch.float64) / counts.sum()
-    checked = checked.to(torch.float64) if checked.is_floating_point() else checked
-    risk = make_risk(loss, checked, weights, width)
-    action = bayes_action(risk, start=torch.zeros(width, dtype=torch.float64)).action
-
-    def minus_score(batch: Tensor, _width: int) -> Tensor:
-        precision = torch.promote_types(torch.promote_types(batch.dtype, dtype), torch.float32)
-        batch = batch.to(precision) if batch.is_floating_point() else batch
-        empirical = EmpiricalRisk(loss, batch, torch.ones(0))
-        return -empirical.scores(action.to(batch.device, precision))
-
-    return risk, minus_score
-
-
-def _data_notes(loss: Loss, found: Sweep, output: OperatingPoint) -> list[str]:
-    """What is odd about the data as a whole."""
-    mean = found.pair.mean[found.width :]
-    notes = []
-    if loss.name == "cross_entropy":
-        if mean.max() >= 1 - 1e-12:
-            raise FeatgeoError(
-                "data", f"one class only (class {int(mean.argmax())})", "Pass data of two classes at least."
-            )
-        absent = (mean <= 0).nonzero()[:, 0].tolist()
-        if absent:
-            notes.append(f"data: classes {absent[:8]} are absent; nothing is said about them.")
-    elif output.saturated:
-        notes.append(
-            f"data: outputs {list(output.saturated[:8])} have constant targets; their Bayes action is infinite."
-        )
-    tolerance = max((rank_tolerance(1, dtype) for dtype in found.precisions.values()), default=0.0)
-    constant = still(found.pair.covariance, found.pair.mean, tolerance)
-    if constant[found.width :].all():
-        raise FeatgeoError("data", "targets that do not vary", "Pass data with different targets.")
-    if constant[: found.width].all():
-        notes.append("model: its outputs do not vary on these data; no layer before the last has any effect.")
-    if not output.factor.any():
-        raise FeatgeoError(
-            "loss", f"no curvature of '{loss.name}' at the best constant", "Use a strictly convex loss."
-        )
-    return notes
+    seen, run.layout = looks[0]
+    return seen

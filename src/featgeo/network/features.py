@@ -18,9 +18,14 @@ from featgeo.network.layers import LAYERS as LAYERS
 from featgeo.network.layers import SPATIAL, TRANSPOSED, Convolution, Transposed
 from featgeo.network.layers import Layer as Layer
 
+Home = tuple[torch.device, torch.dtype]  # where a cached tensor lies, so that no batch waits for a copy
+HOST: Home = (torch.device("cpu"), torch.float64)
+
 
 @functools.lru_cache(maxsize=256)
-def _window(size: int, kernel: int, stride: int, dilation: int, before: int, after: int, mode: str) -> Tensor:
+def _window(
+    size: int, kernel: int, stride: int, dilation: int, before: int, after: int, mode: str, home: Home = HOST
+) -> Tensor:
     """(size, kernel): the share of output positions at which kernel tap i looks at input position h."""
     positions = (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
     share = torch.zeros(size, kernel, dtype=torch.float64)
@@ -35,14 +40,16 @@ def _window(size: int, kernel: int, stride: int, dilation: int, before: int, aft
             place = size - 1 - (size - 1 - place).abs()
         inside = (place >= 0) & (place < size)
         share[:, tap].index_add_(0, place[inside], torch.ones(int(inside.sum()), dtype=torch.float64))
-    return share / positions
+    return (share / positions).to(*home)
 
 
 @functools.lru_cache(maxsize=256)
-def _scatter(size: int, kernel: int, stride: int, dilation: int, padding: int, made: int) -> Tensor:
+def _scatter(
+    size: int, kernel: int, stride: int, dilation: int, padding: int, made: int, home: Home = HOST
+) -> Tensor:
     """(size, kernel): the share of output positions that input position h reaches through tap i, if transposed."""
     place = torch.arange(size)[:, None] * stride + torch.arange(kernel) * dilation - padding
-    return ((place >= 0) & (place < made)).to(torch.float64) / made
+    return (((place >= 0) & (place < made)).to(torch.float64) / made).to(*home)
 
 
 def _padding(layer: Convolution, axis: int) -> tuple[int, int]:
@@ -56,18 +63,18 @@ def _padding(layer: Convolution, axis: int) -> tuple[int, int]:
     return amount, amount
 
 
-def _shares(layer: Convolution | Transposed, axis: int, size: int, made: int) -> Tensor:
+def _shares(layer: Convolution | Transposed, axis: int, size: int, made: int, home: Home) -> Tensor:
     taps = (layer.kernel_size[axis], layer.stride[axis], layer.dilation[axis])
     if isinstance(layer, TRANSPOSED):
-        return _scatter(size, *taps, int(layer.padding[axis]), made)
-    return _window(size, *taps, *_padding(layer, axis), layer.padding_mode)
+        return _scatter(size, *taps, int(layer.padding[axis]), made, home)
+    return _window(size, *taps, *_padding(layer, axis), layer.padding_mode, home)
 
 
 def _mean_patch(layer: Convolution | Transposed, x: Tensor, made: tuple[int, ...]) -> Tensor:
     """Mean over output positions of the patches that a convolution sees: (m, channels * taps), without unfolding."""
     rest = 1
     for axis in reversed(range(x.ndim - 2)):
-        window = _shares(layer, axis, x.shape[2 + axis], made[axis]).to(x)
+        window = _shares(layer, axis, x.shape[2 + axis], made[axis], (x.device, x.dtype))
         if rest == 1:
             x = x.reshape(*x.shape[: 3 + axis]) @ window
         else:

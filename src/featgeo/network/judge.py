@@ -110,6 +110,7 @@ class Bench:
                 begin = time.perf_counter()
                 notes += self._beside(name, outlook, views)
                 passes = (time.perf_counter() - begin) / max(self.seconds, 1e-9)
+                passes = max(self.run.processes.gather(passes))
                 default = "jacobian"
         if self.batches and (self.steps or passes):
             begin = time.perf_counter()

@@ -44,7 +44,10 @@ class Layout:
         return targets.flatten()
 
     def labelled(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Targets (r', ...) of the output rows (r, d) that count, and which these are (r,): None where all do.
+        """Targets (r', ...) of the output rows (r, d) that count, and their numbers (r',): None where all do.
+
+        One label per sample that lies on an accelerator is not looked at, as that would wait for the device; an
+        ignored one is then found with the labels that are out of range.
 
         Raises:
             FeatgeoError: where there is not one target for every row.
@@ -56,8 +59,10 @@ class Layout:
             )
         if self.ignored is None or rows.is_floating_point() or rows.ndim != 1:
             return rows, None
-        keep = rows != self.ignored
-        return (rows, None) if bool(keep.all()) else (rows[keep], keep)
+        if rows.device.type != "cpu" and not self.expand:
+            return rows, None
+        keep = (rows != self.ignored).nonzero()[:, 0]
+        return (rows, None) if len(keep) == len(rows) else (rows[keep], keep)
 
 
 def layout_of(

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from featgeo.data.moments import Moments
+from featgeo.data.sample import Sample
 from featgeo.network.layers import Layer, as_weight, groups_of, weight_matrix
+from featgeo.network.precision import standard_errors
 from featgeo.network.stand import Stand as Stand
 from featgeo.network.sweep import Sweep
 from featgeo.network.views import View
@@ -41,6 +43,9 @@ class Outlook:
         loss: the model's mean loss.
         weight_decay: λ.
         notes: what is odd about the features.
+        rows: some of f (m, k), None where none were kept.
+        sample: the samples that these rows are of.
+        batches: number of batches that were read.
     """
 
     layer: Layer
@@ -55,6 +60,9 @@ class Outlook:
     loss: float
     weight_decay: float
     notes: tuple[str, ...]
+    rows: Tensor | None
+    sample: Sample
+    batches: int
 
     @classmethod
     def of(
@@ -78,6 +86,7 @@ class Outlook:
         return cls(
             layer, moments, found.pair, whitener, weight, bias, risk, output,
             found.seen[name].is_output, found.loss, weight_decay, tuple(notes),
+            found.sample.rows.get(name), found.sample, found.batches,
         )  # fmt: skip
 
     @property
@@ -142,6 +151,7 @@ class Outlook:
             lost.item(),
             self.output.loss,
             determination,
+            tail=tail,
         )
 
     def at_point(self, point: OperatingPoint) -> Stand:
@@ -251,6 +261,7 @@ def look(outlook: Outlook, stand: Stand) -> View:
     fit, scores = outlook.fit(stand), outlook.score_covariance(stand)
     rank, samples = outlook.whitener.rank, stand.beside.samples if stand.beside else outlook.moments.count
     weight = outlook.layer.weight
+    alignment_error, available_error, used_error = standard_errors(outlook, stand, fit)
     return View(
         at=stand.at,
         alignment=fit.alignment,
@@ -268,6 +279,9 @@ def look(outlook: Outlook, stand: Stand) -> View:
         constant_loss=stand.constant_loss,
         predicted_loss=stand.constant_loss - fit.predicted_decrease,
         tail_r2=stand.tail_r2,
+        alignment_error=alignment_error,
+        gain_available_error=available_error,
+        gain_used_error=used_error,
         saturated=stand.saturated,
         tail_error=stand.beside.error if stand.beside else None,
         remark=stand.beside.remark if stand.beside else "",

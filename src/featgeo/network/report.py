@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featgeo.errors import FeatgeoError
-from featgeo.network.views import VIEW_FIELDS, Finding, LayerReport, View, layer_from
+from featgeo.network.views import ERRORS, VIEW_FIELDS, Finding, LayerReport, View, layer_from
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +38,10 @@ class Report:
         findings: what is worth acting on.
         warnings: about the data or the whole model.
         seconds: wall time.
+        batches: number of batches read, 0 where it was not recorded.
+        stopped: what ended the pass over the data: ``data`` (there were no more), ``max_batches``, ``max_seconds`` or
+            ``tol`` (the figures had settled).
+        processes: number of processes that analysed together.
         versions: of featgeo and torch.
     """
 
@@ -52,6 +56,9 @@ class Report:
     findings: tuple[Finding, ...] = ()
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
+    batches: int = 0
+    stopped: str = "data"
+    processes: int = 1
     versions: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> LayerReport:
@@ -91,7 +98,7 @@ class Report:
                 "layer": layer.name, "kind": layer.kind, "neurons": layer.neurons, "inputs": layer.inputs,
                 "status": layer.status,
             }  # fmt: skip
-            for name in (*VIEW_FIELDS[1:11], "noise_floor", "predicted_loss", "tail_r2"):
+            for name in (*VIEW_FIELDS[1:11], *ERRORS, "noise_floor", "predicted_loss", "tail_r2"):
                 row[name] = getattr(view, name) if view else math.nan
             row["rank99"] = view.rank(0.99) if view else 0
             row["reason"] = layer.reason
@@ -140,8 +147,9 @@ class Report:
             f"best constant {self.constant_loss:.4g}",
         ]
         for layer in self.analysed:
+            margin = "" if layer.alignment_error is None else f" ± {layer.alignment_error:.1g}"
             lines.append(
-                f"{layer.name}: alignment {layer.alignment:.3f}, locality {layer.locality:.2f}, "
+                f"{layer.name}: alignment {layer.alignment:.3f}{margin}, locality {layer.locality:.2f}, "
                 f"gain {layer.gain_used:.4g} of {layer.gain_available:.4g}"
             )
         return "\n".join(

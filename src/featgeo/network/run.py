@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from featgeo.data.inputs import Inputs, described, moved, sample_count
+from featgeo.data.processes import Processes
 from featgeo.errors import FeatgeoError
 from featgeo.network.keep import home_of
 from featgeo.network.layout import Layout
@@ -42,6 +43,7 @@ class Runner:
         device: of the model.
         dtype: of the model.
         layout: how outputs and targets become rows.
+        processes: those that run it together, each on its shard of the data.
     """
 
     model: nn.Module
@@ -49,6 +51,7 @@ class Runner:
     device: torch.device
     dtype: torch.dtype
     layout: Layout = field(default_factory=Layout)
+    processes: Processes = field(default_factory=lambda: Processes(False))
 
     def __call__(self, inputs: Inputs) -> Any:
         """What the model returns, or the logits in it."""
@@ -59,9 +62,9 @@ class Runner:
         return self.layout.outputs(outputs)
 
 
-def runner_of(model: nn.Module, forward: Forward | None = None) -> Runner:
+def runner_of(model: nn.Module, forward: Forward | None = None, processes: Processes | None = None) -> Runner:
     """The runner of a model, one row per sample."""
-    return Runner(model, forward or call_model, *home_of(model))
+    return Runner(model, forward or call_model, *home_of(model), processes=processes or Processes(False))
 
 
 def forward_batch(run: Runner, inputs: Inputs, number: int) -> Tensor:

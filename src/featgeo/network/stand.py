@@ -7,6 +7,7 @@ from functools import cached_property
 
 from torch import Tensor
 
+from featgeo.theory.layer import AverageTail
 from featgeo.theory.linalg import ThinSVD, thin_svd
 
 
@@ -47,6 +48,7 @@ class Stand:
         tail_r2: R² of the linear tail.
         saturated: neurons whose derivative vanishes.
         beside: what differs where another road bypasses the layer.
+        tail: the regression on the data that the Jacobian comes from, if it does.
     """
 
     at: str
@@ -60,6 +62,7 @@ class Stand:
     tail_r2: float | None = None
     saturated: tuple[int, ...] = ()
     beside: Beside | None = None
+    tail: AverageTail | None = None
 
     @cached_property
     def readout(self) -> ThinSVD:

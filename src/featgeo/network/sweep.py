@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from featgeo.data.batches import Batches
-from featgeo.data.inputs import Inputs, by_sample, joined, position_mask, sample_count, shapes
-from featgeo.data.moments import Companion, Moments, MomentStream
+from featgeo.data.batches import Batch, Batches
+from featgeo.data.inputs import Inputs, by_sample, joined, mapped, position_mask, sample_count, shapes
+from featgeo.data.limits import Limits, checks
+from featgeo.data.moments import BLOCK, Companion, Moments, MomentStream
+from featgeo.data.sample import KEPT, TOGETHER, Keeper, Sample
 from featgeo.errors import FeatgeoError
 from featgeo.network.arrange import Arrangement, over_calls
-from featgeo.network.layers import Layer, Projection, respond, weight_matrix
+from featgeo.network.layers import Layer, Projection
 from featgeo.network.run import Runner as Runner
 from featgeo.network.run import forward_batch as forward_batch
 from featgeo.network.run import runner_of as runner_of
 from featgeo.network.survey import Survey
 from featgeo.network.taps import Frame, Seen, reader, tapping
-from featgeo.theory.losses import Loss
+from featgeo.theory.extent import extent
+from featgeo.theory.losses import CanonicalLoss, CrossEntropy, Loss
 
 PROBES = 8  # samples kept to check what depends on the input
 
@@ -39,6 +44,11 @@ class Sweep:
         base: mean of h(y).
         seen: what each layer did.
         probe: the first input samples.
+        sample: rows of some samples, by layer, with companion u.
+        batches: number of batches.
+        read: how many of them this process has read.
+        own: how many of the samples were in these.
+        stopped: what ended the pass: ``data``, ``max_batches``, ``max_seconds`` or ``tol``.
     """
 
     layers: dict[str, Moments]
@@ -48,6 +58,11 @@ class Sweep:
     base: float
     seen: dict[str, Seen]
     probe: Inputs
+    sample: Sample
+    batches: int
+    read: int
+    own: int
+    stopped: str
 
     @property
     def width(self) -> int:
@@ -55,146 +70,222 @@ class Sweep:
         return len(self.pair.mean) // 2
 
 
-def read_outputs(run: Runner, data: Batches) -> tuple[int, Tensor]:
-    """Number of outputs, and the targets of all rows: the first pass that a loss without a statistic needs."""
-    width, targets = 0, []
-    for number, (inputs, batch) in enumerate(data):
-        width = width or forward_batch(run, inputs, number).shape[1]
-        batch = run.layout.targets(batch)
-        ignored = run.layout.ignored
-        if ignored is not None and not batch.is_floating_point():
-            batch = batch[batch != ignored]
-        targets.append(batch)
-    if not targets:
-        raise FeatgeoError("data", "no samples", "Pass at least one non-empty batch.")
-    return width, torch.cat(targets)
+@dataclass(frozen=True)
+class Shard:
+    """What a pass over one process's data found, without the moments.
+
+    Attributes:
+        samples: number of rows.
+        batches: number of batches.
+        sums: Σ loss and Σ h(y).
+        seen: what each layer did.
+        precisions: by layer, in the order of the calls.
+        probe: the first input samples, None where there is none.
+        sample: rows of some samples, None where there is none.
+    """
+
+    samples: int
+    batches: int
+    sums: list[float]
+    seen: dict[str, Seen]
+    precisions: dict[str, torch.dtype]
+    probe: Inputs
+    sample: Sample | None
 
 
-def sweep(
-    run: Runner,
-    device: torch.device,
-    data: Batches,
-    loss: Loss,
-    statistic: Statistic,
-    base: Callable[[Tensor], Tensor] | None,
-    layers: dict[str, Layer],
-    survey: Survey,
-    progress: bool = False,
-) -> Sweep:
-    """Run the model once over the data and accumulate the moments of all layers.
+class Pass:
+    """One pass under way: the model is run on batches, and the moments of all layers grow.
 
     Args:
         run: the model, in evaluation mode.
-        device: where it is.
-        data: the batches.
         loss: whose mean is taken.
         statistic: T(y) of checked targets.
-        base: h(y) of checked targets, or None.
         layers: by name.
         survey: what a few samples showed of them.
+    """
+
+    def __init__(
+        self,
+        run: Runner,
+        loss: Loss,
+        statistic: Statistic,
+        layers: dict[str, Layer],
+        survey: Survey,
+    ) -> None:
+        self.run, self.loss, self.statistic, self.layers = run, loss, statistic, layers
+        self.streams = {name: MomentStream(f"layer '{name}'") for name in layers}
+        self.pair = MomentStream("model outputs and targets")
+        self.seen = {
+            name: Seen(survey.lies.get(name, default_lie(layer)), alien=survey.aliens.get(name, ""))
+            for name, layer in layers.items()
+        }
+        self.frame = Frame(expand=run.layout.expand)
+        self.keeper = Keeper(KEPT if run.processes.size == 1 else TOGETHER // run.processes.size)
+        self.sums = torch.zeros(2, dtype=torch.float64, device=run.device)
+        self.probe: list[Inputs] = []
+        self.samples = self.batches = 0
+        self.ended = ""
+        self.order: dict[str, None] = {}
+        self._calls: dict[str, list[tuple[Tensor, Tensor | int]]] = {}
+        self._extents: list[tuple[Tensor, bool, int]] = []
+
+    def listening(self) -> AbstractContextManager[None]:
+        """While inside, the layers' inputs are read."""
+        return tapping(self.layers, reader(self.layers, self._receive, self.seen, self.frame), outputs=False)
+
+    def _receive(self, name: str, rows: Tensor, positions: Tensor | int) -> None:
+        centred = self.streams[name].centre(rows.flatten(0, -2))[0].reshape(rows.shape)
+        self._calls.setdefault(name, []).append((centred, positions))
+        whole = isinstance(positions, int) and positions == 1 and len(self._calls[name]) == 1
+        self.seen[name].averaged |= not (whole and not self.frame.expand)
+
+    def add(self, inputs: Inputs, targets: Tensor) -> None:
+        """Run the model on one batch and count what it shows."""
+        run, layout = self.run, self.run.layout
+        self._calls.clear()
+        self.frame.samples, self.frame.keep = sample_count(inputs), position_mask(inputs)
+        made = forward_batch(run, inputs, self.batches)
+        self.batches += 1
+        targets, kept = layout.labelled(made, targets)
+        outputs = made if kept is None else made[kept.to(made.device)]
+        if not len(outputs):
+            return
+        width = outputs.shape[1]
+        checked = self.loss.arranged(targets.to(outputs.device, non_blocking=True), width)
+        self._extents.append((extent(checked), checked.is_floating_point(), width))
+        if not checked.is_floating_point() and isinstance(self.loss, CrossEntropy):
+            checked = checked.clamp(
+                0, width - 1
+            )  # those out of range are told later, and must not stop a device
+        self.sums[0] += self.loss.values(outputs, checked).sum(dtype=torch.float64)
+        if isinstance(self.loss, CanonicalLoss):
+            self.sums[1] += self.loss.base(checked).sum()
+        both = torch.cat([outputs, self.statistic(checked, width).to(outputs)], dim=1)
+        side, shift = self.pair.centre(both)
+        companion = Companion.of(side, shift)
+        picked: dict[str, Tensor | None] = {}
+        # as called, so that the first layer with NaN is the one named
+        self.order = dict.fromkeys((*self._calls, *self.layers))
+        for name in self.order:
+            rows = over_calls(self._calls[name], self.frame.expand) if name in self._calls else side[:0]
+            own, wanted = companion, len(made)
+            if layout.repeated and len(rows) % len(made) == 0 and len(rows):
+                wanted = len(rows)
+                own = Companion.of(side.repeat_interleave(len(rows) // len(made), 0), shift)
+            if self.seen[name].close(len(rows), wanted, made, run.rows):
+                rows, stream = rows if kept is None else rows[kept.to(rows.device)], self.streams[name]
+                picked[name] = self.keeper.pick(rows, stream.shift) if len(rows) == len(side) else None
+                stream.add(rows, own)
+        self.pair.add(side, companion)
+        self.keeper.close(both, picked)
+        self.samples += len(outputs)
+        if len(self._extents) == BLOCK:
+            self._judge()
+        if sum(map(sample_count, self.probe)) < PROBES and (
+            not self.probe or shapes(self.probe[0]) == shapes(inputs)
+        ):
+            self.probe.append(by_sample(inputs, lambda part: part[:PROBES]))
+
+    def _judge(self) -> None:
+        """Whether the targets suited the loss; asked once for many batches, as it waits for the device."""
+        told, self._extents = self._extents, []
+        values = torch.stack([part[0] for part in told]).tolist() if told else []
+        for (low, high, off), (_, real, width) in zip(values, told, strict=True):
+            self.loss.judge(low, high, off, real, width)
+
+    def go_on(self, data: Iterator[Batch], limits: Limits, until: float) -> str:
+        """Read on until so many batches have been read; what ended the pass, empty where it may go on."""
+        while not self.ended and self.batches < until:
+            batch = next(data, None)
+            if batch is None:
+                self.ended = "data"
+            else:
+                self.add(*batch)
+                self.ended = limits.reached(self.batches)
+        return self.ended
+
+    def result(self, stopped: str = "") -> Sweep:
+        """What has been found so far, by all processes."""
+        together = self.run.processes
+        shards = [shard for shard in together.gather(self._shard()) if shard.samples]
+        if not shards:
+            raise FeatgeoError("data", "no samples", "Pass at least one non-empty batch.")
+        seen = {name: Seen.merged([shard.seen[name] for shard in shards]) for name in self.layers}
+        order = [name for shard in shards for name in shard.precisions]
+        layers = {
+            name: together.merged(self.streams[name].total)
+            for name in dict.fromkeys(order)
+            if not seen[name].obstacle
+        }
+        pair, samples = together.merged(self.pair.total), sum(shard.samples for shard in shards)
+        assert pair is not None
+        probes = [shard.probe for shard in shards if shapes(shard.probe) == shapes(shards[0].probe)]
+        return Sweep(
+            {name: moments.to("cpu") for name, moments in layers.items() if moments is not None},
+            {name: dtype for shard in reversed(shards) for name, dtype in shard.precisions.items()},
+            pair.to("cpu"),
+            sum(shard.sums[0] for shard in shards) / samples,
+            sum(shard.sums[1] for shard in shards) / samples,
+            seen,
+            by_sample(joined(probes), lambda part: part[:PROBES]),
+            Sample.joined([shard.sample for shard in shards if shard.sample is not None]),
+            sum(shard.batches for shard in shards),
+            self.batches,
+            self.samples,
+            stopped,
+        )
+
+    def _shard(self) -> Shard:
+        """What this process tells the others, besides the moments."""
+        self._judge()
+        for name in self.order:  # as called: the first that sees NaN is named
+            if not self.seen[name].obstacle:
+                self.streams[name].flush()
+        self.pair.flush()
+        some = bool(self.samples)
+        return Shard(
+            self.samples,
+            self.batches,
+            self.sums.tolist(),
+            {name: note.alone() for name, note in self.seen.items()},
+            {name: self.streams[name].precision for name in self.order if self.streams[name].total},
+            mapped(by_sample(joined(self.probe), lambda part: part[:PROBES]), Tensor.cpu) if some else None,
+            self.keeper.result() if some else None,
+        )
+
+
+def sweep(
+    under_way: Pass,
+    data: Batches,
+    limits: Limits,
+    settled: Callable[[Sweep], bool] | None = None,
+    progress: bool = False,
+) -> Sweep:
+    """Run the model once over the data, or until a limit is reached, and accumulate the moments of all layers.
+
+    Args:
+        under_way: the pass, at its beginning.
+        data: the batches.
+        limits: how much is read at most.
+        settled: whether the figures are known well enough; asked every so many batches.
         progress: whether to show a progress bar.
     """
-    streams = {name: MomentStream(f"layer '{name}'") for name in layers}
-    pair = MomentStream("model outputs and targets")
-    seen = {
-        name: Seen(survey.lies.get(name, default_lie(layer)), alien=survey.aliens.get(name, ""))
-        for name, layer in layers.items()
-    }
-    frame = Frame(expand=run.layout.expand)
-    sums = torch.zeros(2, dtype=torch.float64, device=device)
-    calls: dict[str, list[tuple[Tensor, Tensor | int]]] = {}
-    order: dict[str, None] = {}
-    probe: list[Inputs] = []
-    samples = 0
-
-    def receive(name: str, rows: Tensor, positions: Tensor | int) -> None:
-        centred = streams[name].centre(rows.flatten(0, -2))[0].reshape(rows.shape)
-        calls.setdefault(name, []).append((centred, positions))
-        whole = isinstance(positions, int) and positions == 1 and len(calls[name]) == 1 and not frame.expand
-        seen[name].averaged |= not whole
-
-    with tapping(layers, reader(layers, receive, seen, frame), outputs=False):
-        bar = tqdm(data, total=len(data) or None, desc="analyze", unit="batch", disable=not progress)
-        for number, (inputs, targets) in enumerate(bar):
-            calls.clear()
-            frame.samples, frame.keep = sample_count(inputs), position_mask(inputs)
-            made = forward_batch(run, inputs, number)
-            targets, kept = run.layout.labelled(made, targets)
-            outputs = made if kept is None else made[kept.to(made.device)]
-            if not len(outputs):
-                continue
-            checked = loss.check(targets.to(outputs.device), outputs.shape[1])
-            sums[0] += loss.values(outputs, checked).sum(dtype=torch.float64)
-            if base is not None:
-                sums[1] += base(checked).sum()
-            both = torch.cat([outputs, statistic(checked, outputs.shape[1]).to(outputs)], dim=1)
-            side, shift = pair.centre(both)
-            companion = Companion.of(side, shift)
-            # as called, so that the first layer with NaN is the one named
-            order = dict.fromkeys((*calls, *layers))
-            for name in order:
-                rows = over_calls(calls[name], frame.expand) if name in calls else side[:0]
-                own, wanted = companion, len(made)
-                if run.layout.repeated and len(rows) % len(made) == 0 and len(rows):
-                    wanted = len(rows)
-                    own = Companion.of(side.repeat_interleave(len(rows) // len(made), 0), shift)
-                if seen[name].close(len(rows), wanted, made, run.rows):
-                    streams[name].add(rows if kept is None else rows[kept.to(rows.device)], own)
-            pair.add(side, companion)
-            samples += len(outputs)
-            if sum(map(sample_count, probe)) < PROBES and (not probe or shapes(probe[0]) == shapes(inputs)):
-                probe.append(by_sample(inputs, lambda part: part[:PROBES]))
-    if not samples:
-        raise FeatgeoError("data", "no samples", "Pass at least one non-empty batch.")
-    results = {name: streams[name].result() for name in order if not seen[name].obstacle}
-    total, offset = (sums / samples).tolist()
-    return Sweep(
-        {name: m.to("cpu") for name, m in results.items()},
-        {name: streams[name].precision for name in results},
-        pair.result().to("cpu"),
-        total,
-        offset,
-        seen,
-        by_sample(joined(probe), lambda part: part[:PROBES]),
-    )
+    together = under_way.run.processes
+    due = checks() if settled else iter(())
+    total = min(len(data) or math.inf, limits.max_batches or math.inf)
+    shown = None if math.isinf(total) else total
+    bar = tqdm(data, total=shown, desc="analyze", unit="batch", disable=not (progress and together.first))
+    with under_way.listening(), bar:
+        stream, stopped = iter(bar), ""
+        while not stopped:
+            reasons = together.gather(under_way.go_on(stream, limits, next(due, math.inf)))
+            if all(reasons):
+                stopped = next((reason for reason in reasons if reason != "data"), "data")
+            elif settled is not None and settled(under_way.result()):
+                stopped = "tol"
+    return under_way.result(stopped)
 
 
 def default_lie(layer: Layer) -> Arrangement:
     """Where samples are taken to be in a layer that no survey saw called."""
     return Arrangement(int(isinstance(layer, Projection)))
-
-
-def sweep_replaced(
-    run: Runner, data: Batches, layer: Layer, lie: Arrangement, weight: Tensor
-) -> tuple[Moments, Moments]:
-    """Moments of a layer's features with companion g, and of g, when its weight is replaced by another (n, k)."""
-    change = (weight - weight_matrix(layer)[0]).to(layer.weight)
-    stream, outside = MomentStream("re-drawn layer"), MomentStream("re-drawn outputs")
-    frame = Frame(expand=run.layout.expand)
-    calls: list[tuple[Tensor, Tensor | int]] = []
-
-    def receive(_name: str, rows: Tensor, positions: Tensor | int) -> None:
-        calls.append((stream.centre(rows.flatten(0, -2))[0].reshape(rows.shape), positions))
-
-    read = reader({"": layer}, receive, {"": Seen(lie)}, frame)
-
-    def moved(name: str, x: Tensor, output: Tensor) -> Tensor:
-        read(name, x, output)
-        return output + respond(layer, x, change, output)
-
-    with tapping({"": layer}, moved):
-        for number, (inputs, targets) in enumerate(data):
-            calls.clear()
-            frame.samples, frame.keep = sample_count(inputs), position_mask(inputs)
-            outputs = forward_batch(run, inputs, number)
-            _, kept = run.layout.labelled(outputs, targets)
-            rows = over_calls(calls, frame.expand)
-            if run.layout.repeated:
-                outputs = outputs.repeat_interleave(len(rows) // len(outputs), 0)
-            if kept is not None:
-                outputs, rows = outputs[kept.to(outputs.device)], rows[kept.to(rows.device)]
-            side, shift = outside.centre(outputs)
-            companion = Companion.of(side, shift)
-            outside.add(side, companion)
-            stream.add(rows, companion)
-    return stream.result().to("cpu"), outside.result().to("cpu")

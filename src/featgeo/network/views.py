@@ -34,6 +34,10 @@ class View:
         constant_loss: loss of the best constant output.
         predicted_loss: loss that the quadratic predicts for the weights in use.
         tail_r2: R² of the linear tail (average view only), else None.
+        alignment_error: standard error of the alignment, from how much samples and batches vary; None where it cannot
+            be told (fewer samples than features) or was not recorded.
+        gain_available_error: the same of gain_available.
+        gain_used_error: the same of gain_used.
         saturated: neurons whose derivative vanishes at the Bayes action (bayes view only).
         tail_error: standard error of the alignment through the estimate of the mean Jacobian (jacobian view only).
         step: change of the loss that the quadratic predicts for a small move of the weights towards W*, and the change
@@ -60,6 +64,9 @@ class View:
     constant_loss: float
     predicted_loss: float
     tail_r2: float | None = None
+    alignment_error: float | None = None
+    gain_available_error: float | None = None
+    gain_used_error: float | None = None
     saturated: tuple[int, ...] = ()
     tail_error: float | None = None
     step: tuple[float, float] | None = None
@@ -94,6 +101,7 @@ class View:
         return tuple(curve)
 
 
+ERRORS = ("alignment_error", "gain_available_error", "gain_used_error")
 VIEW_FIELDS = tuple(f.name for f in fields(View))
 
 
@@ -195,7 +203,7 @@ def layer_from(plain: dict[str, Any]) -> LayerReport:
 
     views = {}
     for at, view in plain.pop("views").items():
-        keep_none = ("tail_r2", "tail_error", "step", "optimal_weight", "optimal_bias")
+        keep_none = ("tail_r2", "tail_error", "step", *ERRORS, "optimal_weight", "optimal_bias")
         fields_: dict[str, Any] = {
             name: math.nan if value is None and name not in keep_none else value
             for name, value in view.items()

@@ -18,7 +18,7 @@ from rich.text import Text
 from featgeo.show import digest, words
 from featgeo.show.rows import Row, checked, rows
 
-NARROWEST, WIDEST = 80, 160  # columns of text that is not written to a terminal
+NARROWEST, WIDEST = 80, 166  # columns of text that is not written to a terminal
 LISTED = 6  # most layers that a note or a finding names
 MARKS = {"act": ("!", "bold red"), "doubt": ("?", "yellow"), "note": ("·", "cyan")}
 
@@ -41,8 +41,8 @@ class Column:
     left: bool = False
 
 
-def _number(name: str, decimals: int | None = None) -> Callable[[Row], str]:
-    return lambda row: plain_minus(words.number(getattr(row, name), decimals=decimals))
+def _number(name: str, decimals: int | None = None, digits: int = 3) -> Callable[[Row], str]:
+    return lambda row: plain_minus(words.number(getattr(row, name), digits, decimals))
 
 
 def _count(name: str) -> Callable[[Row], str]:
@@ -54,6 +54,7 @@ COLUMNS = (
     Column("kind", lambda row: row.kind, order=8, left=True),
     Column("size", lambda row: row.size or words.DASH, order=5),
     Column("alignment", _number("alignment", 2)),
+    Column("±", _number("alignment_error", digits=1), order=4),
     Column("scale", _number("scale", 2), order=3),
     Column("locality", _number("locality", 2)),
     Column("agrees", _number("agreement", 2), order=2),
@@ -105,7 +106,7 @@ def as_text(renderable: RenderableType, width: int | None = None) -> str:
 
     Args:
         renderable: what rich prints.
-        width: in columns; that of the terminal, between 80 and 160, where none is given.
+        width: in columns; that of the terminal, between 80 and 166, where none is given.
     """
     if width is None:
         width = min(WIDEST, max(NARROWEST, shutil.get_terminal_size((100, 24)).columns))

@@ -12,6 +12,11 @@ from featgeo.show.words import POINT_NAMES, listed, loss_name, number, sentence
 
 LOW = 0.5  # agreement below which the quadratic misses half of the actual decrease of the loss
 APART = 3  # most texts that are kept apart although they differ in their numbers only
+STOPPED = {
+    "max_batches": "ended by max_batches",
+    "max_seconds": "ended by max_seconds",
+    "tol": "figures settled",
+}
 SEVERITIES = {"act": "Act", "doubt": "Doubt", "note": "Note"}
 
 
@@ -67,7 +72,7 @@ def removed(data: Mapping[str, Any]) -> float | None:
 
 
 def caption(data: Mapping[str, Any], at: str | None = None) -> str:
-    """One line: samples, loss, operating point, weight decay."""
+    """One line: samples, loss, operating point, weight decay, what ended the pass if not the data."""
     at = at or first_point(data)
     parts = [
         f"{data['samples']:,} samples",
@@ -77,6 +82,8 @@ def caption(data: Mapping[str, Any], at: str | None = None) -> str:
     ]
     if data.get("weight_decay"):
         parts.append(f"weight decay {data['weight_decay']:g}")
+    if ended := STOPPED.get(data.get("stopped", "data")):
+        parts.append(f"{ended} after {data.get('batches', 0):,} batches")
     return " · ".join(parts)
 
 

@@ -79,7 +79,11 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        number=words.number, note=words.row_note, sentence=words.sentence, breakable=_breakable
+        number=words.number,
+        margin=words.margin,
+        note=words.row_note,
+        sentence=words.sentence,
+        breakable=_breakable,
     )
     return environment
 

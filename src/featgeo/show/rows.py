@@ -50,6 +50,9 @@ class Row:
     gain_used: float | None = None
     gain_adjusted: float | None = None
     gap_weight: float | None = None
+    alignment_error: float | None = None
+    gain_available_error: float | None = None
+    gain_used_error: float | None = None
     gap_bias: float | None = None
     gap_rank: float | None = None
     noise_floor: float | None = None
@@ -76,7 +79,8 @@ class Row:
 
 NUMBERS = (
     "alignment", "scale", "locality", "agreement", "gain_available", "gain_used", "gain_adjusted", "gap_weight",
-    "gap_bias", "gap_rank", "noise_floor", "constant_loss", "predicted_loss", "tail_r2",
+    "gap_bias", "gap_rank", "noise_floor", "constant_loss", "predicted_loss", "tail_r2", "alignment_error",
+    "gain_available_error", "gain_used_error",
 )  # fmt: skip
 
 

@@ -25,6 +25,8 @@ POINT_WORDS = {
 GLOSSARY = (
     ("Alignment", "How closely what the layer's weights do to its features points the way of the locally optimal "
      "weights: 1 is the same direction, 0 unrelated, below 0 opposed."),
+    ("Standard error", "After ±: how far an alignment or a gain would typically be off for data of the same kind and "
+     "number, judged by how much samples and batches vary."),
     ("Scale", "How long the layer's response is beside the optimal one: above 1 it overshoots, below 1 it holds back."),
     ("Locality", "How far the linear picture of the layers above and of the loss holds over what this layer puts "
      "out, from 0 to 1: where it is low the other numbers of the row mean little."),
@@ -77,6 +79,11 @@ def percent(share: float | None) -> str:
     if share is None:
         return DASH
     return f"{round(100 * share)}%".replace("-", "−")
+
+
+def margin(value: float | None) -> str:
+    """A standard error as text, two digits at most; empty where there is none."""
+    return "" if finite(value) is None else f"± {number(value, digits=1)}"
 
 
 def unit(data: Mapping[str, Any]) -> str:

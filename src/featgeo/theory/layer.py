@@ -10,7 +10,8 @@ value at the weights in use, and how the difference splits. Gains are in loss un
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -77,6 +78,12 @@ class LayerFit:
         scale: ‖R W Σ^½‖ / ‖R W* Σ^½‖.
         spectrum: singular values of R W₀* Σ^½, descending; ½ Σ σ² = gain_available.
         predicted_decrease: of the loss against the constant action, weight and bias together.
+        factor: thin SVD of R (m, n).
+        response: R W (m, k).
+        optimal_response: R W* (m, k).
+        used: R W on white features (m, r).
+        target: R W* on white features (m, r).
+        modes: R W₀* on white features (m, r).
     """
 
     optimal_weight: Tensor
@@ -90,6 +97,12 @@ class LayerFit:
     scale: float
     spectrum: Tensor
     predicted_decrease: float
+    factor: ThinSVD
+    response: Tensor
+    optimal_response: Tensor
+    used: Tensor
+    target: Tensor
+    modes: Tensor
 
 
 def fit_layer(
@@ -127,11 +140,14 @@ def fit_layer(
     """
     root = whitener.root  # R W Σ T has the norm of R W Σ^½ on the features' range
     target = modes = tail_modes(factor, jacobian, white)
-    used = factor.matrix @ weight @ root
-    best = _unpenalised(factor, modes, whitener)
+    response = factor.matrix @ weight
+    used = response @ root
+    seen = whitener.back(factor.left.T @ modes)
+    best, wanted = (factor.right / factor.values) @ seen, factor.left @ seen
     if weight_decay > 0:
         best = optimal_weight(factor, jacobian.T @ statistic, covariance, weight_decay)
-        target = factor.matrix @ best @ root
+        wanted = factor.matrix @ best
+        target = wanted @ root
     available = 0.5 * modes.square().sum().item()
     gap_weight = 0.5 * (used - modes).square().sum().item()
     lost = readout_gain - available
@@ -149,6 +165,12 @@ def fit_layer(
         scale=norms[0] / norms[1] if defined else float("nan"),
         spectrum=torch.linalg.svdvals(modes),
         predicted_decrease=available - gap_weight - displacement_loss,
+        factor=factor,
+        response=response,
+        optimal_response=wanted,
+        used=used,
+        target=target,
+        modes=modes,
     )
 
 
@@ -159,10 +181,14 @@ class AverageTail:
     Attributes:
         jacobian: J̄ = Cov(g, z) Σ_z⁺ (d, n), the one of least norm.
         determination: R² of the linear fit in the output's metric, 1 for a linear tail.
+        spread: Cov(z, white features) (n, r).
+        project: Y (·, n) -> Y Σ_z⁺ W (·, k): what a regression with Cov(·, z) = Y makes of features.
     """
 
     jacobian: Tensor
     determination: float
+    spread: Tensor
+    project: Callable[[Tensor], Tensor] = field(repr=False, compare=False)
 
 
 def average_tail(
@@ -191,16 +217,29 @@ def average_tail(
     wide = spread.shape[0] <= spread.shape[1]
     gram = (spread @ spread.T if wide else spread.T @ spread).to(torch.float64)
     spread = spread.to(torch.float64)
-    jacobian = _regress(whitened @ spread.T, gram) if wide else _regress(whitened, gram) @ spread.T
+    root = _damped_root(gram)
+    jacobian = (
+        _regress(whitened @ spread.T, gram, root) if wide else _regress(whitened, gram, root) @ spread.T
+    )
     explained = (metric @ jacobian @ spread).square().sum().item()
     total = (metric @ outputs * metric).sum().item()
-    return AverageTail(jacobian, min(1.0, explained / total) if total > 0 else 1.0)
+
+    def project(rows: Tensor) -> Tensor:
+        if wide:
+            return cholesky_solve(root, rows.T).T @ weight
+        return whitener.back(cholesky_solve(root, (rows @ spread).T).T)
+
+    return AverageTail(jacobian, min(1.0, explained / total) if total > 0 else 1.0, spread, project)
 
 
-def _regress(cross: Tensor, gram: Tensor) -> Tensor:
-    """cross · gram⁺ (d, n) without the directions that :data:`UNSEEN` leaves out."""
+def _damped_root(gram: Tensor) -> Tensor:
+    """Cholesky factor of a Gram matrix with the ridge below which :data:`UNSEEN` sees nothing."""
     ridge = max(UNSEEN * torch.linalg.norm(gram).item(), torch.finfo(gram.dtype).tiny)
-    root = torch.linalg.cholesky(gram + ridge * torch.eye(len(gram)).to(gram))
+    return torch.linalg.cholesky(gram + ridge * torch.eye(len(gram)).to(gram))
+
+
+def _regress(cross: Tensor, gram: Tensor, root: Tensor) -> Tensor:
+    """cross · gram⁺ (d, n) without the directions that :data:`UNSEEN` leaves out, by the damped root of gram."""
     found = torch.zeros_like(cross)
     for _ in range(REFINEMENTS):
         found = found + cholesky_solve(root, (cross - found @ gram).T).T

@@ -9,6 +9,7 @@ Shapes: outputs z (m, d); statistics T (m, d); values (m,) in the loss's own uni
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from featgeo.errors import FeatgeoError
+from featgeo.theory.extent import extent, real_targets
 
 
 class Loss(ABC):
@@ -24,8 +26,20 @@ class Loss(ABC):
     name: str
 
     @abstractmethod
+    def arranged(self, targets: Tensor, width: int) -> Tensor:
+        """Targets as this loss wants them, for outputs of that width; raises FeatgeoError for a shape or dtype."""
+
+    def judge(self, low: float, high: float, off: float, real: bool, width: int) -> None:
+        """Raise FeatgeoError where arranged targets, real or whole, with this :func:`extent` do not suit."""
+        if not math.isfinite(low) or not math.isfinite(high):
+            raise FeatgeoError("targets", "NaN or infinite values", "Remove or impute these samples.")
+
     def check(self, targets: Tensor, width: int) -> Tensor:
-        """Targets as this loss wants them, for outputs of that width; raises FeatgeoError where they do not suit."""
+        """Targets as this loss wants them; raises FeatgeoError where they do not suit."""
+        targets = self.arranged(targets, width)
+        low, high, off = extent(targets).tolist()
+        self.judge(low, high, off, targets.is_floating_point(), width)
+        return targets
 
     @abstractmethod
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -60,28 +74,6 @@ class CanonicalLoss(Loss):
         return torch.zeros(len(targets), dtype=torch.float64, device=targets.device)
 
 
-def check_finite(targets: Tensor) -> None:
-    """Refuse NaN and infinity among targets."""
-    if targets.is_floating_point() and not torch.isfinite(targets).all():
-        raise FeatgeoError("targets", "NaN or infinite values", "Remove or impute these samples.")
-
-
-def _real_targets(targets: Tensor, width: int, name: str) -> Tensor:
-    """Targets (m, width) for a loss that compares outputs and targets entry by entry."""
-    if targets.ndim == 1 and width == 1:
-        targets = targets[:, None]
-    targets = targets.flatten(1) if targets.ndim > 1 else targets
-    if targets.ndim != 2 or targets.shape[1] != width:
-        raise FeatgeoError(
-            "targets",
-            f"shape {tuple(targets.shape)} for a model with {width} outputs",
-            f"Loss '{name}' needs one target per output: shape (samples, {width}).",
-        )
-    targets = targets if targets.is_floating_point() else targets.to(torch.get_default_dtype())
-    check_finite(targets)
-    return targets
-
-
 class CrossEntropy(CanonicalLoss):
     """Softmax regression: -Σ_y q(y) log softmax(z)_y, hard labels (m,) or probabilities q (m, d), in nats.
 
@@ -96,8 +88,8 @@ class CrossEntropy(CanonicalLoss):
         self.label_smoothing = label_smoothing
         self.ignore_index = ignore_index
 
-    def check(self, targets: Tensor, width: int) -> Tensor:
-        """Hard labels as int64 in [0, d), or rows of probabilities."""
+    def arranged(self, targets: Tensor, width: int) -> Tensor:
+        """Hard labels as int64, or rows of probabilities."""
         soft = targets.ndim == 2 and targets.is_floating_point()
         if targets.ndim == 2 and targets.shape[1] == 1 and width > 1 and not soft:
             targets = targets[:, 0]
@@ -108,14 +100,6 @@ class CrossEntropy(CanonicalLoss):
                     f"{targets.shape[1]} class probabilities for {width} outputs",
                     f"Pass probabilities of shape (samples, {width}) or integer labels.",
                 )
-            check_finite(targets)
-            total = targets.sum(1)
-            if (targets < 0).any() or (total - 1).abs().max() > 1e-3:
-                raise FeatgeoError(
-                    "targets",
-                    "soft labels that are negative or do not sum to 1",
-                    "Pass probabilities (each row non-negative with sum 1) or integer labels.",
-                )
             return targets
         if targets.ndim != 1 or targets.is_floating_point() or targets.is_complex():
             raise FeatgeoError(
@@ -124,14 +108,23 @@ class CrossEntropy(CanonicalLoss):
                 "cross_entropy needs integer labels (samples,) or probabilities (samples, classes); "
                 "use loss='mse' for real targets.",
             )
-        labels = targets.to(torch.int64)
-        if labels.numel() and (labels.min() < 0 or labels.max() >= width):
+        return targets.to(torch.int64)
+
+    def judge(self, low: float, high: float, off: float, real: bool, width: int) -> None:
+        """Labels in [0, d), or probabilities that sum to 1."""
+        super().judge(low, high, off, real, width)
+        if real and (low < 0 or off > 1e-3):
             raise FeatgeoError(
                 "targets",
-                f"labels from {labels.min().item()} to {labels.max().item()} for {width} outputs",
+                "soft labels that are negative or do not sum to 1",
+                "Pass probabilities (each row non-negative with sum 1) or integer labels.",
+            )
+        if not real and (low < 0 or high >= width):
+            raise FeatgeoError(
+                "targets",
+                f"labels from {low:.0f} to {high:.0f} for {width} outputs",
                 f"Labels must lie in 0..{width - 1}.",
             )
-        return labels
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy per sample."""
@@ -178,9 +171,9 @@ class MeanSquare(CanonicalLoss):
     def _scale(self, width: int) -> float:
         return 1.0 if self.total else 1.0 / width
 
-    def check(self, targets: Tensor, width: int) -> Tensor:
+    def arranged(self, targets: Tensor, width: int) -> Tensor:
         """Real targets (m, d)."""
-        return _real_targets(targets, width, self.name)
+        return real_targets(targets, width, self.name)
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Squared error per sample."""
@@ -216,14 +209,17 @@ class BinaryCrossEntropy(CanonicalLoss):
 
     name = "bce"
 
-    def check(self, targets: Tensor, width: int) -> Tensor:
-        """Targets (m, d) in [0, 1]."""
-        targets = _real_targets(targets, width, self.name)
-        if (targets < 0).any() or (targets > 1).any():
+    def arranged(self, targets: Tensor, width: int) -> Tensor:
+        """Targets (m, d)."""
+        return real_targets(targets, width, self.name)
+
+    def judge(self, low: float, high: float, off: float, real: bool, width: int) -> None:
+        """In [0, 1]."""
+        super().judge(low, high, off, real, width)
+        if low < 0 or high > 1:
             raise FeatgeoError(
                 "targets", "values outside [0, 1]", "Loss 'bce' needs 0/1 labels or probabilities."
             )
-        return targets
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean binary cross-entropy per sample."""
@@ -258,12 +254,15 @@ class Poisson(CanonicalLoss):
 
     name = "poisson"
 
-    def check(self, targets: Tensor, width: int) -> Tensor:
-        """Non-negative targets (m, d)."""
-        targets = _real_targets(targets, width, self.name)
-        if (targets < 0).any():
+    def arranged(self, targets: Tensor, width: int) -> Tensor:
+        """Targets (m, d)."""
+        return real_targets(targets, width, self.name)
+
+    def judge(self, low: float, high: float, off: float, real: bool, width: int) -> None:
+        """Not negative."""
+        super().judge(low, high, off, real, width)
+        if low < 0:
             raise FeatgeoError("targets", "negative values", "Loss 'poisson' needs counts, all >= 0.")
-        return targets
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean Poisson loss per sample, without the constant log y!."""

@@ -14,7 +14,6 @@ from featgeo.theory.losses import (
     Loss,
     MeanSquare,
     Poisson,
-    check_finite,
 )
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
@@ -35,9 +34,8 @@ class CallableLoss(Loss):
         self.function = function
         self.name = str(name or getattr(function, "__name__", type(function).__name__))
 
-    def check(self, targets: Tensor, width: int) -> Tensor:
-        """Targets as they are; their entries must be finite."""
-        check_finite(targets)
+    def arranged(self, targets: Tensor, width: int) -> Tensor:
+        """Targets as they are."""
         return targets
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
