@@ -110,7 +110,6 @@ class Bench:
                 begin = time.perf_counter()
                 notes += self._beside(name, outlook, views)
                 passes = (time.perf_counter() - begin) / max(self.seconds, 1e-9)
-                passes = max(self.run.processes.gather(passes))
                 default = "jacobian"
         if self.batches and (self.steps or passes):
             begin = time.perf_counter()
@@ -135,7 +134,7 @@ class Bench:
             constant_features=constant_features(outlook),
             averaged=self.found.seen[name].averaged,
             default=self.at if self.at in views else default,
-            passes=passes,
+            passes=max(self.run.processes.gather(passes)),
             views=views,
             warnings=tuple(notes),
         )
