@@ -216,7 +216,8 @@ def minimise(
             pairs.add(length * direction, new_gradient - gradient)
             theta, gained = theta + length * direction, value - new_value
             value, gradient = new_value, new_gradient
-            poor = gained < GROWTH * promise or promise > SLOW * before
+            slow = objective.dtype == torch.float64 and promise > SLOW * before  # before, steps are cheap
+            poor = gained < GROWTH * promise or slow
             if not exact and size < held and steps > 1 and poor:
                 size = min(2 * size, held)
                 sample = objective.rows.sample(size)
