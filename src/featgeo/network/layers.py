@@ -79,6 +79,8 @@ def features_of(layer: Layer) -> int:
     """Number k of its features: of a convolution, the entries of a patch over all channels."""
     if isinstance(layer, SPATIAL):
         return layer.in_channels * math.prod(layer.kernel_size)
+    if isinstance(layer, nn.Linear):
+        return layer.in_features  # to look at a parametrised weight may change the model's state
     return layer.weight.shape[0 if isinstance(layer, nn.Module) and turned_linear(layer) else 1]
 
 
