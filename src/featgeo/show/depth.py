@@ -24,6 +24,7 @@ Mark = tuple[str, str, str, float]  # label, marker, colour, size in points
 MARKS: dict[str, Mark] = {
     "average": ("average", "o", style.AVERAGE, 4.6),
     "bayes": ("Bayes", "D", style.BAYES, 3.7),
+    "jacobian": ("Jacobian", "s", style.INK, 4.0),
 }
 GAPS = (("weight", style.GAP_WEIGHT), ("bias", style.GAP_BIAS), ("rank", style.GAP_RANK))
 THICK = 0.66  # of a bar, in rows
