@@ -57,7 +57,7 @@ class Keeper:
     def __init__(self, limit: int = KEPT) -> None:
         self.limit = self.each = max(limit, EACH)
         self.stride = 1
-        self.batches = self.samples = 0
+        self.batches = self.samples = self.held = 0
         self._kept: list[tuple[int, Tensor, dict[str, Tensor]]] = []
 
     def pick(self, rows: Tensor, shift: Tensor | None = None) -> Tensor | None:
@@ -76,8 +76,9 @@ class Keeper:
                 name: rows for name, rows in picked.items() if rows is not None and len(rows) == len(side)
             }
             self._kept.append((self.batches, side, kept))
+            self.held += len(side)
         self.batches, self.samples = self.batches + 1, self.samples + len(companion)
-        while sum(len(side) for _, side, _ in self._kept) > self.limit:
+        while self.held > self.limit:
             self._thin()
 
     def _thin(self) -> None:
@@ -90,6 +91,7 @@ class Keeper:
         else:
             self.stride *= 2
             self._kept = [part for part in self._kept if part[0] % self.stride == 0]
+        self.held = sum(len(side) for _, side, _ in self._kept)
 
     def result(self) -> Sample:
         """What is kept, of the streams that had a row for every sample kept."""

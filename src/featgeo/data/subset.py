@@ -31,7 +31,7 @@ class Subset:
         self._generator = torch.Generator().manual_seed(seed)
         self._pieces: dict[int, tuple[Inputs, Tensor]] = {}
         self._slots: list[tuple[int, int]] = []  # piece and row, by place in the reservoir
-        self._next = 0
+        self._next = self._held = 0
 
     def offer(self, inputs: Inputs, targets: Tensor) -> None:
         """Show one batch."""
@@ -56,7 +56,8 @@ class Subset:
                 self._slots[place] = entry
         self._pieces[self._next] = _taken(inputs, targets, chosen)
         self._next += 1
-        if sum(len(kept) for _, kept in self._pieces.values()) > 2 * self.size:
+        self._held += len(chosen)
+        if self._held > 2 * self.size:
             self._compact()
 
     def _compact(self) -> None:
@@ -70,6 +71,7 @@ class Subset:
             for piece, found in sorted(rows.items())
         }
         self._slots = [(piece, places[piece][row]) for piece, row in self._slots]
+        self._held = len(self._slots)
 
     def shared(self, together: Processes, rows: int) -> list[tuple[Inputs, Tensor]]:
         """The subset of the data of all processes, the same in each: of every shard as much as is its share."""
