@@ -1,11 +1,15 @@
 """A random subset of the samples of a stream, of bounded size, kept while the stream passes.
 
-Reservoir sampling (Vitter, 1985, algorithm R): after N samples each of them is in the subset with the same probability,
-whatever the order in which they came. A stream that fits is kept whole and in order.
+Reservoir sampling (Li, 1994, algorithm L): after N samples each of them is in the subset with the same probability,
+whatever the order in which they came. How many samples are passed over until one is taken is what is drawn, so that
+those passed over cost nothing. A stream that fits is kept whole and in order.
 """
 
 from __future__ import annotations
 
+import math
+import random
+from collections.abc import Iterator
 from operator import itemgetter
 
 import torch
@@ -28,7 +32,9 @@ class Subset:
 
     def __init__(self, size: int, seed: int = 0) -> None:
         self.size, self.seen = size, 0
-        self._generator = torch.Generator().manual_seed(seed)
+        self._random = random.Random(seed)
+        self._largest = 1.0  # of as many uniform numbers as there are samples kept
+        self._coming = -1  # number of the next sample that replaces one
         self._pieces: dict[int, tuple[Inputs, Tensor]] = {}
         self._slots: list[tuple[int, int]] = []  # piece and row, by place in the reservoir
         self._next = self._held = 0
@@ -41,24 +47,40 @@ class Subset:
         if not self.seen:
             weight = sum(part.nbytes for part in tensors_of(inputs)) / max(1, sample_count(inputs))
             self.size = min(self.size, max(LEAST, int(BYTES / max(1.0, weight))))
-        order = torch.arange(self.seen, self.seen + count)
-        draws = (torch.rand(count, generator=self._generator, dtype=torch.float64) * (order + 1)).long()
-        places = torch.where(order < self.size, order, draws)
-        chosen = (places < self.size).nonzero()[:, 0]
-        self.seen += count
-        if not len(chosen):
-            return
-        for row, place in enumerate(places[chosen].tolist()):
-            entry = (self._next, row)
+        rows: list[int] = []
+        for row, place in self._chosen(count):
+            entry = (self._next, len(rows))
+            rows.append(row)
             if place == len(self._slots):
                 self._slots.append(entry)
             else:
                 self._slots[place] = entry
+        self.seen += count
+        if not rows:
+            return
+        chosen = torch.tensor(rows)
         self._pieces[self._next] = _taken(inputs, targets, chosen)
         self._next += 1
         self._held += len(chosen)
         if self._held > 2 * self.size:
             self._compact()
+
+    def _chosen(self, count: int) -> Iterator[tuple[int, int]]:
+        """Rows of the next so many samples that are taken, each with its place in the reservoir."""
+        stop = self.seen + count
+        for number in range(self.seen, min(stop, self.size)):
+            yield number - self.seen, number
+        if stop >= self.size and self._coming < 0:
+            self._coming = self.size - 1
+            self._pass_over()
+        while 0 <= self._coming < stop:
+            yield self._coming - self.seen, self._random.randrange(self.size)
+            self._pass_over()
+
+    def _pass_over(self) -> None:
+        self._largest *= (1 - self._random.random()) ** (1 / self.size)
+        skipped = math.log(1 - self._random.random()) / math.log1p(-self._largest)
+        self._coming += int(min(skipped, 2.0**62)) + 1
 
     def _compact(self) -> None:
         """Forget the samples that others have replaced."""
@@ -80,8 +102,8 @@ class Subset:
         size, total = self.size, sum(together.gather(self.seen))
         share = -(-size * self.seen // max(1, total))
         if len(self._slots) > share:
-            kept = torch.randperm(len(self._slots), generator=self._generator)[:share].sort().values
-            self._slots = [self._slots[place] for place in kept.tolist()]
+            kept = sorted(self._random.sample(range(len(self._slots)), share))
+            self._slots = [self._slots[place] for place in kept]
         own = [(mapped(inputs, Tensor.cpu), targets.cpu()) for inputs, targets in self.batches(rows)]
         return [batch for part in together.gather(own) for batch in part]
 
