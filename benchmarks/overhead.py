@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 import featgeo as fg
-from featgeo.network.features import LAYERS, feature_rows
+from featgeo.network.features import feature_rows
+from featgeo.network.layers import LAYERS
 
 
 def mlp() -> nn.Module:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from featgeo.network.features import LAYERS, feature_rows, position_rows
-from featgeo.network.layers import as_matrix, as_weight, respond, weight_matrix
+from featgeo.network.features import feature_rows, position_rows
+from featgeo.network.layers import LAYERS, as_matrix, as_weight, respond, weight_matrix
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED_CONVS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -25,8 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featgeo.network.features import Layer, feature_rows
+from featgeo.network.features import feature_rows
 from featgeo.network.keep import undisturbed
+from featgeo.network.layers import Layer
 from featgeo.network.taps import FrozenTail, split_layers, weight_matrix
 from featgeo.theory.bayes import bayes_action
 from featgeo.theory.linalg import rank_tolerance

@@ -14,9 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featgeo.network.layers import LAYERS as LAYERS
-from featgeo.network.layers import SPATIAL, TRANSPOSED, Convolution, Transposed
-from featgeo.network.layers import Layer as Layer
+from featgeo.network.layers import SPATIAL, TRANSPOSED, Convolution, Layer, Transposed
 
 Home = tuple[torch.device, torch.dtype]  # where a cached tensor lies, so that no batch waits for a copy
 HOST: Home = (torch.device("cpu"), torch.float64)

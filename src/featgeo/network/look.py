@@ -13,7 +13,7 @@ from featgeo.data.moments import Moments
 from featgeo.data.sample import Sample
 from featgeo.network.layers import Layer, as_weight, groups_of, weight_matrix
 from featgeo.network.precision import standard_errors
-from featgeo.network.stand import Stand as Stand
+from featgeo.network.stand import Stand
 from featgeo.network.sweep import Sweep
 from featgeo.network.views import View
 from featgeo.theory.bayes import OperatingPoint

@@ -13,8 +13,9 @@ from featgeo.data.inputs import position_mask, sample_count
 from featgeo.data.moments import Companion, Moments, MomentStream
 from featgeo.network.arrange import Arrangement, over_calls
 from featgeo.network.layers import Layer, as_matrix, as_weight, respond, weight_matrix
-from featgeo.network.look import Outlook, Stand
+from featgeo.network.look import Outlook
 from featgeo.network.run import Runner, forward_batch
+from featgeo.network.stand import Stand
 from featgeo.network.sweep import Sweep
 from featgeo.network.taps import Frame, Seen, reader, tapping
 from featgeo.network.views import LayerReport

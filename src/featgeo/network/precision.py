@@ -15,7 +15,8 @@ from featgeo.theory.linalg import solve_ridge
 from featgeo.theory.risk import CanonicalRisk, Risk
 
 if TYPE_CHECKING:
-    from featgeo.network.look import Outlook, Stand
+    from featgeo.network.look import Outlook
+    from featgeo.network.stand import Stand
 
 Errors = tuple[float | None, float | None, float | None]
 

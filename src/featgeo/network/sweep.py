@@ -19,9 +19,7 @@ from featgeo.data.sample import KEPT, TOGETHER, Keeper, Sample
 from featgeo.errors import FeatgeoError
 from featgeo.network.arrange import Arrangement, over_calls
 from featgeo.network.layers import Layer, Projection
-from featgeo.network.run import Runner as Runner
-from featgeo.network.run import forward_batch as forward_batch
-from featgeo.network.run import runner_of as runner_of
+from featgeo.network.run import Runner, forward_batch
 from featgeo.network.survey import Survey
 from featgeo.network.taps import Frame, Seen, reader, tapping
 from featgeo.theory.extent import extent

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from featgeo.show.html import environment
 from featgeo.show.rows import printable
 from featgeo.show.style import themed_svg
 from featgeo.show.tables import KIND_WORDS, biplot, heat_map, scree
@@ -34,7 +32,7 @@ def modes_page(data: Mapping[str, Any]) -> str:
     ]
     shown = list(range(1, min(2, len(correlations)) + 1))
     return (
-        _environment()
+        environment()
         .get_template("modes.html.j2")
         .render(
             title=" × ".join(names),
@@ -53,23 +51,6 @@ def modes_page(data: Mapping[str, Any]) -> str:
             wide=max(len(data["matrix"]["rows"]), len(data["matrix"]["columns"])) > WIDE,
             biplots=_biplots(data, names) if correlations else [],
         )
-    )
-
-
-@cache
-def _environment() -> Environment:
-    folder = files("featgeo.show")
-
-    def source(name: str) -> str:
-        place = folder / name if name == "modes.html.j2" else folder / "page" / name
-        return place.read_text(encoding="utf-8")
-
-    return Environment(
-        loader=FunctionLoader(source),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
     )
 
 
