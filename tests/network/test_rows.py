@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,37 @@ def test_views_of_a_bypassed_layer(options: dict[str, Any], views: set[str], def
     assert (set(layer.views), layer.default) == (views, default)
     with pytest.raises(fg.FeatgeoError, match="no view at 'bayes'"):
         layer.view("bayes")
+
+
+class Latch(Residual):
+    """A residual network whose skip connection opens for the samples that have a mark."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        base = self.stem(x)
+        skip = (x[:, :1] > 50).to(x) * base
+        return self.head(skip + self.outer(self.inner(base).tanh()))
+
+
+def test_a_road_that_the_first_samples_do_not_take_is_found_and_looked_at() -> None:
+    x, y = float_blobs()
+    x[3, 0] = 100.0
+    read: list[int] = []
+
+    class Counted(list[tuple[Tensor, Tensor]]):
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            for batch in super().__iter__():
+                read.append(len(batch[0]))
+                yield batch
+
+    batches = Counted(zip(x.split(64), y.split(64), strict=True))
+    torch.manual_seed(0)
+    model = Latch()
+    found = quiet(model, batches)["inner"]
+    assert (found.status, set(found.views)) == ("bypassed", {"average", "jacobian"})
+    assert sum(read) == 2 * len(x)  # once for the moments, once for the samples that the road calls for
+    turned = torch.cat([x[3:4], x[:3], x[4:]]), torch.cat([y[3:4], y[:3], y[4:]])
+    again = quiet(model, turned, batch_size=64)["inner"]  # seen at once
+    assert found.alignment == pytest.approx(again.alignment, abs=1e-4)
 
 
 class InPlaceSum(nn.Module):

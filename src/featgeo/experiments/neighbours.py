@@ -28,13 +28,12 @@ from torch import Tensor, nn
 from featgeo.network.features import feature_rows
 from featgeo.network.keep import undisturbed
 from featgeo.network.layers import Layer
-from featgeo.network.taps import FrozenTail, split_layers, weight_matrix
+from featgeo.network.taps import BYPASS, FrozenTail, split_layers, weight_matrix
 from featgeo.theory.bayes import bayes_action
 from featgeo.theory.linalg import rank_tolerance
 from featgeo.theory.losses import CrossEntropy
 from featgeo.theory.risk import CanonicalRisk
 
-BYPASS = 1e-4
 CUT = 1e-9  # singular values below this fraction of the largest are rounding
 MEASURES = ("ansatz", "ansatz, root", "target linearity", "CKA")
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from featgeo.data.batches import Batches
+from featgeo.data.batches import Batch, Batches
 from featgeo.data.limits import First, Limits
 from featgeo.data.processes import Processes
 from featgeo.data.subset import Subset
@@ -138,13 +138,21 @@ def analyze(
             targets, limits = read_targets(chosen, run, batches, limits)
             settled = Settling(tol, targets.outcome, taps, weight_decay) if tol else None
             some = Subset(subset, seed)
-            batches.watch = some.offer if subset else None
+            wanted = steps or seen.bypassed or batches.once
+            batches.watch = some.offer if subset and wanted else None
             under_way = Pass(run, chosen, targets.statistic, taps, seen)
             found = sweep(under_way, batches, limits, settled, progress)
             risk, output = targets.outcome(found)
             notes = data_notes(chosen, found, output)
             batches.watch = None
-            kept = some.shared(together, batch_size)
+            again = batches if found.stopped == "data" else First(batches, found.read)
+
+            def kept() -> list[Batch]:
+                """The subset; of another pass where the first look saw no need of it."""
+                for batch in () if some.seen else again:
+                    some.offer(*batch)
+                return some.shared(together, batch_size)
+
             bench = Bench(
                 run, taps, found, chosen, targets.statistic, risk, output, weight_decay, at, kept, steps
             )
@@ -165,7 +173,6 @@ def analyze(
                 reasons = "; ".join(f"{r.name}: {r.reason}" for r in reports.values())
                 raise FeatgeoError("model", "no layer that can be analysed", f"Reasons: {reasons}.")
             if nulls:
-                again = batches if found.stopped == "data" else First(batches, found.read)
                 draws = REDRAWS if nulls is True else int(nulls)
                 reports = null_alignments(
                     reports, run, again, taps, found, risk, output, weight_decay, draws, seed

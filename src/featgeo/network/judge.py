@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from featgeo.data.batches import Batch
@@ -16,13 +17,11 @@ from featgeo.network.moves import mean_loss, measured_step
 from featgeo.network.run import Runner
 from featgeo.network.select import kind_of
 from featgeo.network.sweep import Statistic, Sweep
-from featgeo.network.taps import FrozenTail
+from featgeo.network.taps import BYPASS, FrozenTail
 from featgeo.network.views import LayerReport, View
 from featgeo.theory.bayes import OperatingPoint, bayes_action
 from featgeo.theory.losses import Loss
 from featgeo.theory.risk import CanonicalRisk, Risk
-
-BYPASS = 1e-4  # variation of the output with the layer frozen, relative to its usual variation
 
 
 @dataclass
@@ -39,8 +38,9 @@ class Bench:
         output: the output's operating point.
         weight_decay: λ.
         at: the operating point asked for, None for each layer's own.
-        batches: some samples, for the passes that only bypassed layers need.
+        kept: some samples, for the passes that only bypassed layers and steps need.
         steps: whether small steps are measured for all layers.
+        batches: these samples, once they are needed.
         seconds: of one forward pass over these samples.
         before: mean loss on these samples.
         jacobians: mean Jacobians of the bypassed layers.
@@ -55,8 +55,9 @@ class Bench:
     output: OperatingPoint
     weight_decay: float
     at: str | None
-    batches: list[Batch]
+    kept: Callable[[], list[Batch]]
     steps: bool = False
+    batches: list[Batch] = field(default_factory=list)
     seconds: float = 0.0
     before: float = 0.0
     jacobians: dict[str, MeanJacobian] = field(default_factory=dict)
@@ -69,7 +70,9 @@ class Bench:
                 weight, bias = weight_matrix(self.taps[name])
                 variation[name] = self._tail(name).bypass(weight @ moments.mean + bias)
         bypassed = [name for name, value in variation.items() if not value <= BYPASS]
-        if (bypassed or self.steps) and self.batches:
+        if bypassed or self.steps:
+            self.batches = self.kept()
+        if self.batches:
             begin = time.perf_counter()
             self.before = mean_loss(self.run, self.loss, self.batches)
             self.seconds = time.perf_counter() - begin

@@ -60,7 +60,6 @@ def standard_errors(outlook: Outlook, stand: Stand, fit: LayerFit) -> Errors:
         adjoint if outlook.weight_decay else None,
     )
     sample = outlook.sample
-    sample = outlook.sample
     errors = standard_error(found, sample.batch, sample.weight, outlook.moments.count, outlook.batches)
     alignment, available, used = (value if math.isfinite(value) else None for value in errors.tolist())
     return alignment, available, used

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from featgeo.data.inputs import Inputs, by_sample, described, sample_count
 from featgeo.errors import FeatgeoError
-from featgeo.network.arrange import Arrangement
+from featgeo.network.arrange import Arrangement, gathered
 from featgeo.network.layers import SPATIAL, Layer, as_matrix, respond
-from featgeo.network.taps import Forward, tapping
+from featgeo.network.taps import Forward, FrozenTail, tapping
 
 ALIEN = "its output is not its weight times its input (a hook, an adapter or a forward of its own changes it)"
 TANGLED = "samples and positions are mixed in its input in no order that is known"
@@ -27,11 +27,13 @@ class Survey:
         lies: by layer, where its samples are; layers that were not called are left out.
         aliens: layers that are not what they seem to be, with the reason.
         output: shape of the model's output for one sample.
+        bypassed: whether another road leads past some layer, or the samples were too few to tell.
     """
 
     lies: dict[str, Arrangement] = field(default_factory=dict)
     aliens: dict[str, str] = field(default_factory=dict)
     output: tuple[int, ...] = ()
+    bypassed: bool = True
 
 
 def survey(forward: Forward, layers: dict[str, Layer], inputs: Inputs) -> Survey:
@@ -44,8 +46,10 @@ def survey(forward: Forward, layers: dict[str, Layer], inputs: Inputs) -> Survey
     """
     found, count = Survey(), min(3, sample_count(inputs))
     some = by_sample(inputs, lambda part: part[:count])
+    outputs: dict[str, Tensor] = {}
 
     def compare(name: str, x: Tensor, output: Tensor) -> None:
+        outputs.setdefault(name, output.detach().clone())
         if not _responds(layers[name], x, output):
             found.aliens[name] = ALIEN
 
@@ -68,7 +72,17 @@ def survey(forward: Forward, layers: dict[str, Layer], inputs: Inputs) -> Survey
                 found.aliens[name] = TANGLED
             else:
                 found.lies[name] = lie
+    found.bypassed = any(
+        not FrozenTail(forward, layers[name], some, lie).sole(_mean_action(layers[name], lie, outputs[name]))
+        for name, lie in found.lies.items()
+        if name not in found.aliens and lie.fits(layers[name], three[name], 3)
+    )
     return found
+
+
+def _mean_action(layer: Layer, lie: Arrangement, output: Tensor) -> Tensor:
+    """A layer's output (n,), averaged over three samples and their positions."""
+    return gathered(layer, lie, output, 3).mean((0, 1)).to(torch.float64)
 
 
 def _inputs(forward: Forward, layers: dict[str, Layer], batch: Inputs) -> dict[str, Tensor]:

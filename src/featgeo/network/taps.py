@@ -21,6 +21,8 @@ from featgeo.network.layers import Layer, Projection
 from featgeo.network.layers import weight_matrix as weight_matrix
 from featgeo.network.select import split_layers as split_layers
 
+BYPASS = 1e-4  # variation of the output with a layer frozen, relative to its usual variation
+
 Forward = Callable[[Inputs], Tensor]
 
 
@@ -253,3 +255,7 @@ class FrozenTail:
         rounding = 4 * torch.finfo(self.layer.weight.dtype).eps * frozen.abs().max()
         usual = (free - free[:1]).abs().max().clamp_min(1e-30)
         return (((frozen - frozen[:1]).abs().max() - rounding).clamp_min(0) / usual).item()
+
+    def sole(self, z: Tensor) -> bool:
+        """Whether the layer, frozen at z (n,), proves to be the only road to the output."""
+        return self.bypass(z) <= BYPASS
