@@ -17,7 +17,7 @@ from featgeo.network.analyze import analyze
 
 POINTS = ("average", "bayes", "jacobian")
 COLOUR = {**COLOURS, "jacobian": COLOURS["mean Jacobian"]}
-SEEDS = 3
+SEEDS = 10
 PHASES = {10: "early", 60: "midway", 300: "end"}
 FACTOR = 2.0  # within which a prediction counts as true
 Row = dict[str, Any]
@@ -194,7 +194,7 @@ EXPERIMENT = Experiment(
     ),
     setup=(
         "A convolutional, a residual and an attention network on scikit-learn's digits, hard labels, Adam, early, "
-        "midway and at the end of training, three seeds. Every hidden layer is moved 5 % of the way to the W* of "
+        "midway and at the end of training, ten seeds. Every hidden layer is moved 5 % of the way to the W* of "
         "each operating point, no further than 5 % of the spread of its own output; the loss is measured before and "
         "after on 512 samples (`analyze(..., steps=True)`)."
     ),
