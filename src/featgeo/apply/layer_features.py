@@ -16,6 +16,7 @@ from featgeo.network.layers import SPATIAL, Layer
 from featgeo.network.run import forward_batch, runner_of
 from featgeo.network.select import Layers, split_layers
 from featgeo.network.taps import tapping
+from featgeo.network.together import unwrapped
 
 OUTPUT = "(output)"  # the name under which a network's outputs go
 
@@ -54,6 +55,7 @@ def layer_features(
         raise FeatgeoError("model", f"a {type(model).__name__}", "Pass a torch.nn.Module.")
     if samples is not None and samples < 1:
         raise FeatgeoError("samples", f"{samples}", "It must be at least 1.")
+    model = unwrapped(model)
     taps, skipped = split_layers(model, layers)
     rows: dict[str, list[Tensor]] = {}
     calls: dict[str, list[tuple[Tensor, Tensor | int]]] = {}

@@ -19,6 +19,7 @@ from featgeo.errors import FeatgeoError
 from featgeo.network.layers import weight_matrix
 from featgeo.network.run import Runner, runner_of
 from featgeo.network.select import Layers
+from featgeo.network.together import unwrapped
 from featgeo.theory.linalg import Whitener, whiten
 from featgeo.theory.losses import Loss
 
@@ -109,7 +110,7 @@ def working_copy(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise FeatgeoError("model", f"a {type(model).__name__}", "Pass a torch.nn.Module.")
     try:
-        made = copy.deepcopy(model)
+        made = copy.deepcopy(unwrapped(model))
     except Exception as error:  # a user's module may hold anything
         raise FeatgeoError(
             "model", f"{type(error).__name__} when it was copied: {error}", "Make it fit for copy.deepcopy."

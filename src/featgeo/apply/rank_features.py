@@ -20,6 +20,7 @@ from featgeo.errors import FeatgeoError, FeatgeoWarning
 from featgeo.network.layers import SPATIAL, Layer, Projection
 from featgeo.network.select import Layers, split_layers
 from featgeo.network.taps import as_rows
+from featgeo.network.together import unwrapped
 from featgeo.theory.losses import Loss
 from featgeo.theory.named import LossLike, resolve_loss
 
@@ -108,6 +109,7 @@ def rank_layers(
         raise FeatgeoError("methods", f"{names}", "'leep' and 'nce' compare networks: use rank_models.")
     if not isinstance(model, nn.Module):
         raise FeatgeoError("model", f"a {type(model).__name__}", "Pass a torch.nn.Module.")
+    model = unwrapped(model)
     taps, skipped = split_layers(model, layers)
     scores: dict[str, dict[str, TransferScore]] = {}
     groups = _groups(taps, _room(data, samples, memory))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -17,6 +18,13 @@ def home_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     return torch.device("cpu"), torch.get_default_dtype()
 
 
+def _uncompiled() -> AbstractContextManager[object]:
+    """Inside, what torch.compile has compiled runs as it was written: compiled code does not call every hook."""
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        return nullcontext()  # nothing was compiled, or torch before 2.6
+    return torch.compiler.set_stance("force_eager")
+
+
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; on leaving, by whatever way, every module's mode and the random state are back."""
@@ -24,7 +32,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     device, _ = home_of(model)
     devices = [device] if device.type == "cuda" else []
     fused = torch.backends.mha.get_fastpath_enabled()  # fused attention calls none of its layers
-    with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.no_grad():
+    rng = torch.random.fork_rng(devices=devices)
+    with rng, _uncompiled(), torch.inference_mode(False), torch.no_grad():
         try:
             torch.backends.mha.set_fastpath_enabled(False)
             model.eval()

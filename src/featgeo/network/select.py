@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
@@ -65,6 +66,8 @@ def split_layers(model: nn.Module, only: Layers = None) -> tuple[dict[str, Layer
             continue
         if isinstance(module, Projection):
             layers[name] = module
+        elif is_layer(module) and module.weight.is_complex():
+            skipped[name] = "its weights are complex numbers; there is theory for real ones only"
         elif is_layer(module):
             width = features_of(module)
             if only is None and width > WIDEST:
@@ -92,6 +95,8 @@ def _why_not(module: nn.Module) -> str:
             f"{kind} computes its gates in one fused call, in which no pre-activation can be read or replaced; "
             "write the cell with Linear layers to have them analysed"
         )
+    if isinstance(module, torch.jit.ScriptModule):
+        return "torch.jit has compiled it; pass the module that it was made from"
     return f"{kind} has no weight matrix between features and a pre-activation"
 
 

@@ -19,11 +19,14 @@ Print = list[tuple[str, tuple[int, ...], float]]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model in nn.DataParallel or DistributedDataParallel, whose own forward would wait for the other processes.
+    """The model in torch.compile, nn.DataParallel or DistributedDataParallel.
+
+    The forward of the last would wait for the other processes.
 
     Raises:
         FeatgeoError: where parameters are spread over processes, so that no process has a layer's weights.
     """
+    model = getattr(model, "_orig_mod", model)
     if isinstance(model, nn.DataParallel | DistributedDataParallel):
         model = model.module
     for name, tensor in model.named_parameters():
