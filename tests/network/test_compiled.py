@@ -77,7 +77,7 @@ def test_what_torch_jit_has_compiled_and_complex_weights_say_what_they_are() -> 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         traced = torch.jit.trace(nn.Linear(6, 4), data()[0][:2])
-    with pytest.raises(fg.FeatgeoError, match="torch.jit has compiled it"):
+    with pytest.raises(fg.FeatgeoError, match=r"torch\.jit has compiled it"):
         fg.analyze(traced, data())
     with pytest.raises(fg.FeatgeoError, match="complex numbers"):
         fg.analyze(nn.Linear(6, 4, dtype=torch.complex64), data())
