@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import featgeo as fg
-from tests.network.models import blobs, mlp, quiet
+from tests.network.models import Residual, blobs, mlp, quiet
 from tests.network.test_keep import assert_same, snapshot
 
 CLASSES = 3
@@ -247,6 +247,19 @@ def test_a_label_per_position_makes_every_position_a_row(channels_first: bool) -
     close(report, wanted)
 
 
+def test_ignored_labels_leave_no_trace_in_bypassed_layers() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(90, 5, 6, dtype=torch.float64)
+    labels = (x[:, :, 0] > 0).long() + 2 * (x[:, :, 1] > 0.3).long()
+    labels[x[:, :, 2] > 0.5] = -100
+    keep = labels != -100
+    model = Residual().double()
+    options = {"at": "bayes", "subset": 10_000, "batch_size": 32}
+    report, wanted = quiet(model, (x, labels), **options), quiet(model, (x[keep], labels[keep]), **options)
+    assert set(report["inner"].views) == {"average", "jacobian", "bayes"}
+    close(report, wanted, 1e-6)
+
+
 def test_positions_can_be_asked_for() -> None:
     torch.manual_seed(0)
     x, y = sequences()
@@ -281,6 +294,39 @@ def batches() -> list[dict[str, Tensor]]:
         mask = (torch.arange(length) < torch.randint(2, length + 1, (24, 1), generator=generator)).long()
         found.append({"input_ids": ids, "attention_mask": mask, "labels": (ids * mask).sum(1) % CLASSES})
     return found
+
+
+def test_a_causal_language_model_with_the_labels_it_takes() -> None:
+    """Labels that are the inputs are those of the next position: the loss is the model's own."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    tokens = {"vocab_size": 12, "bos_token_id": 0, "eos_token_id": 0}
+    model = GPT2LMHeadModel(GPT2Config(n_positions=8, n_embd=8, n_layer=1, n_head=2, **tokens)).eval()
+    ids = torch.randint(1, 12, (60, 8))
+    labels = ids.clone()
+    labels[:20, 5:] = -100
+    data = [
+        {"input_ids": part, "labels": label}
+        for part, label in zip(ids.split(20), labels.split(20), strict=True)
+    ]
+    with torch.no_grad():
+        own = [model(**batch).loss.item() for batch in data]
+    counts = [20 * 4, 20 * 7, 20 * 7]
+    report = quiet(model, data)
+    assert report.samples == sum(counts)
+    assert report.loss_value == pytest.approx(
+        sum(loss * count for loss, count in zip(own, counts, strict=True)) / sum(counts), rel=1e-5
+    )
+    assert any("the label of the next" in note for note in report.warnings)
+    shifted = torch.cat([labels[:, 1:], torch.full((60, 1), -100)], 1)
+    by_hand = [
+        {"input_ids": part, "labels": label}
+        for part, label in zip(ids.split(20), shifted.split(20), strict=True)
+    ]
+    other = quiet(model, by_hand)
+    assert not any("the label of the next" in note for note in other.warnings)
+    close(report, other)
 
 
 def test_a_hugging_face_model_with_its_batches() -> None:

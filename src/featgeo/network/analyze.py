@@ -22,7 +22,7 @@ from featgeo.network.findings import find
 from featgeo.network.judge import Bench
 from featgeo.network.keep import home_of, undisturbed
 from featgeo.network.layers import Layer
-from featgeo.network.layout import Positions, layout_of
+from featgeo.network.layout import Positions, causal, layout_of
 from featgeo.network.nulls import null_alignments
 from featgeo.network.report import POINTS, Report
 from featgeo.network.run import Forward, Runner, runner_of
@@ -72,6 +72,7 @@ def analyze(
             (passed by position) or a mapping (passed by keyword); a batch may also be one mapping with the targets
             under ``labels``, as Hugging Face collators make them. Positions that ``attention_mask`` (or a key padding
             mask) marks as padding take no part in averages, nor do rows with the label that the loss ignores (-100).
+            Labels that are the ``input_ids`` themselves are shifted by one, as causal language models do.
         loss: a name, a torch.nn loss, or a callable (outputs, targets) -> per-sample values. A callable costs one
             more pass, over the targets.
         at: the operating point shown first, where a layer has it. ``average`` and ``bayes`` are computed for every
@@ -143,7 +144,7 @@ def analyze(
             under_way = Pass(run, chosen, targets.statistic, taps, seen)
             found = sweep(under_way, batches, limits, settled, progress)
             risk, output = targets.outcome(found)
-            notes = data_notes(chosen, found, output)
+            notes = data_notes(chosen, run, found, output)
             batches.watch = None
             again = batches if found.stopped == "data" else First(batches, found.read)
 
@@ -228,7 +229,8 @@ def _first_look(
     if first is not None:
         inputs, targets = first
         shown = survey(run, taps, inputs)
-        found = shown, layout_of(shown.output, targets, positions, ignored)
+        layout = layout_of(shown.output, targets, positions, ignored)
+        found = shown, causal(layout, inputs, targets)
     looks = [look for look in run.processes.gather(found) if look]
     if not looks:
         raise FeatgeoError("data", "no samples", "Pass at least one non-empty batch.")

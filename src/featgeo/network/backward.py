@@ -98,15 +98,14 @@ def mean_jacobians(
         _, kept = run.layout.labelled(outputs, targets)
         directions = frames(len(outputs), outputs.shape[1], generator)
         directions = signed(directions, generator) if run.layout.expand else directions
-        if kept is not None:
-            directions = directions * kept.cpu()[:, None, None]
         followed = directions.shape[2]
         group = (torch.arange(start, start + len(outputs)) % GROUPS).to(outputs.device)
+        counts = outputs.new_zeros(len(outputs))
+        counts[slice(None) if kept is None else kept.to(outputs.device)] = 1
         member = torch.nn.functional.one_hot(group, GROUPS).to(outputs.dtype)
-        counts = member if kept is None else member * kept.to(member)[:, None]
-        rows += counts.sum(0).double().cpu()
+        rows += (counts @ member).double().cpu()
         start += len(outputs)
-        directions = directions.to(outputs)
+        directions = directions.to(outputs) * counts[:, None, None]
         tensors = [z for zs in made.values() for z in zs]
         for k in range(followed):
             along = directions[:, :, k]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor
 
+from featgeo.data.inputs import Inputs
 from featgeo.errors import FeatgeoError
 from featgeo.network.taps import as_rows
 
@@ -22,12 +25,14 @@ class Layout:
         channels: dimension of the outputs that holds their entries, where positions are rows: 1 or -1.
         repeated: whether one output and one target per sample serve all positions of a layer.
         ignored: the label of rows that do not count.
+        shifted: whether the label of a position is the next one's, as Hugging Face's causal language models take them.
     """
 
     expand: bool = False
     channels: int = -1
     repeated: bool = False
     ignored: int | None = None
+    shifted: bool = False
 
     def outputs(self, outputs: object) -> Tensor:
         """Rows (r, d), the positions of a sample in a row."""
@@ -39,6 +44,9 @@ class Layout:
         """Targets (r, ...) of these rows."""
         if not self.expand or self.repeated:
             return targets
+        if self.shifted:
+            assert self.ignored is not None
+            targets = F.pad(targets[:, 1:], (0, 1), value=self.ignored)
         if targets.is_floating_point() and targets.ndim > 2:
             return targets.movedim(self.channels, -1).flatten(0, -2)
         return targets.flatten()
@@ -102,3 +110,19 @@ def layout_of(
             "It needs one target per position of the outputs, or one target and one output per sample.",
         )
     return Layout(ignored=ignored)
+
+
+def causal(layout: Layout, inputs: Inputs, targets: Tensor) -> Layout:
+    """The layout with labels shifted by one where the labels (m, positions) in a mapping are its own token numbers.
+
+    Position by position they would ask the model to copy what it reads. Causal language models are given such labels,
+    and their own loss compares each position with the label of the next.
+    """
+    if not layout.expand or layout.ignored is None or targets.ndim != 2 or not isinstance(inputs, Mapping):
+        return layout
+    counted = targets != layout.ignored
+    own = any(
+        isinstance(part, Tensor) and part.shape == targets.shape and bool((part == targets)[counted].all())
+        for part in inputs.values()
+    )
+    return replace(layout, shifted=own and bool(counted.any()))

@@ -104,10 +104,15 @@ def read_targets(loss: Loss, run: Runner, data: Batches, limits: Limits) -> tupl
     return Targets(minus_score, risk), limits
 
 
-def data_notes(loss: Loss, found: Sweep, output: OperatingPoint) -> list[str]:
+def data_notes(loss: Loss, run: Runner, found: Sweep, output: OperatingPoint) -> list[str]:
     """What is odd about the data as a whole."""
     mean = found.pair.mean[found.width :]
     notes = []
+    if run.layout.shifted:
+        notes.append(
+            "data: the labels are the inputs' own token numbers; every position is compared with the label of the "
+            "next, as causal language models do."
+        )
     if loss.name == "cross_entropy":
         if mean.max() >= 1 - 1e-12:
             raise FeatgeoError(
