@@ -66,7 +66,7 @@ def split_layers(model: nn.Module, only: Layers = None) -> tuple[dict[str, Layer
             continue
         if isinstance(module, Projection):
             layers[name] = module
-        elif is_layer(module) and any(part.is_complex() for part in module.parameters()):
+        elif any(part.is_complex() for part in module.parameters()) and is_layer(module):
             skipped[name] = "its weights are complex numbers; there is theory for real ones only"
         elif is_layer(module):
             width = features_of(module)
