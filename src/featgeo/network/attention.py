@@ -1,20 +1,18 @@
 """nn.MultiheadAttention opened: its four projections seen and replaced as if they were layers of their own.
 
-The module hands all its weights to one function, so that no projection is ever called. A torch function mode catches
-that function and runs it with other weights: the output projection is an identity there and is applied afterwards, so
-that its input is seen; where the inner projections are to be seen too, they are applied beforehand and are identities
-as well. A product with an identity is exact, and masks, biases and dropout remain torch's own affair.
+The module hands all its weights to one function of torch, so that no projection is ever called as a module. While the
+module runs, a torch function mode catches that function, and a twin of it runs instead: the same code, of which only
+the calls of projections lead here. So nothing is computed twice, every number is the one that the module would have
+made, and masks, biases and dropout remain torch's own affair.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import FunctionType
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -24,52 +22,74 @@ from featgeo.network.layers import Part, Projection
 Handler = Callable[
     [Tensor, Tensor | None], Tensor | None
 ]  # input (positions, samples, k), output -> other output
-SIGNATURE = inspect.signature(F.multi_head_attention_forward)
+Handlers = dict[Part, Handler]
 
 
-@functools.lru_cache(maxsize=16)
-def _unit(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.eye(size, dtype=dtype, device=device)
+def _twin(handlers: Handlers, inner: bool) -> Callable[..., Any]:
+    """torch's attention, with handlers at its projections."""
+
+    def inwards(project: Callable[..., Any]) -> Callable[..., list[Tensor]]:
+        def projected(q: Tensor, k: Tensor, v: Tensor, *weights: Tensor | None) -> list[Tensor]:
+            made: list[Tensor] = list(project(q, k, v, *weights))
+            parts: tuple[tuple[Part, Tensor], ...] = (("q", q), ("k", k), ("v", v))
+            for i, (part, x) in enumerate(parts):
+                if part in handlers:
+                    other = handlers[part](x, made[i] if inner else None)
+                    made[i] = made[i] if other is None else other.contiguous()
+            return made
+
+        return projected
+
+    def outwards(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        made = F.linear(x, weight, bias)
+        if "out" not in handlers:
+            return made
+        other = handlers["out"](x.unflatten(0, (length, -1)), made.unflatten(0, (length, -1)))
+        return made if other is None else other.flatten(0, 1)
+
+    own = {
+        "linear": outwards,
+        "_in_projection": inwards(F._in_projection),
+        "_in_projection_packed": inwards(F._in_projection_packed),
+        "has_torch_function": lambda _: False,  # asked already: other modes see the operations one by one
+    }
+    original, length = F.multi_head_attention_forward, 1
+    run = FunctionType(
+        original.__code__, {**vars(F), **own}, original.__name__, original.__defaults__, original.__closure__
+    )
+
+    def attend(query: Tensor, *arguments: Any, **keywords: Any) -> Any:
+        nonlocal length
+        length = len(query)
+        return run(query, *arguments, **keywords)
+
+    return attend
 
 
 class _Opened(TorchFunctionMode):
-    """Calls the handlers of the module whose forward began last."""
+    """Runs the twin; entered only while the module runs, as every function of torch would pass through here."""
 
-    def __init__(self, handlers: dict[nn.MultiheadAttention, dict[Part, Handler]], inner: bool) -> None:
+    def __init__(self, handlers: Handlers, inner: bool) -> None:
         super().__init__()
-        self.handlers, self.whole = handlers, inner
-        self.current: nn.MultiheadAttention | None = None
+        self.attend, self.entered = _twin(handlers, inner), 0
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Other functions are none of our business."""
-        if function is not F.multi_head_attention_forward or self.current not in self.handlers:
-            return function(*args, **(kwargs or {}))
-        return self._attend(self.current, SIGNATURE.bind(*args, **(kwargs or {})).arguments)
+        chosen = self.attend if function is F.multi_head_attention_forward else function
+        return chosen(*args, **(kwargs or {}))
 
-    def _attend(self, module: nn.MultiheadAttention, call: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-        handlers = self.handlers[module]
-        unit = _unit(module.embed_dim, call["query"].dtype, call["query"].device)
-        parts: dict[Part, str] = {"q": "query", "k": "key", "v": "value"}
-        for part, name in parts.items():
-            x, projection = call[name], Projection(module, part)
-            if self.whole:
-                call[name] = F.linear(x, projection.weight, projection.bias)
-                call[f"{part}_proj_weight"] = unit
-            if part in handlers:
-                other = handlers[part](x, call[name] if self.whole else None)
-                call[name] = other if other is not None and self.whole else call[name]
-        if self.whole:
-            call.update(in_proj_weight=None, in_proj_bias=None, use_separate_proj_weight=True)
-        weight, bias = call["out_proj_weight"], call["out_proj_bias"]
-        if "out" not in handlers:
-            return F.multi_head_attention_forward(**call)
-        call.update(out_proj_weight=unit, out_proj_bias=None)
-        seen, weights = F.multi_head_attention_forward(**call)
-        made = F.linear(seen, weight, bias)
-        other = handlers["out"](seen, made)
-        return (made if other is None else other), weights
+    def begin(self, *_call: object) -> None:
+        """The module's forward begins."""
+        self.__enter__()
+        self.entered += 1
+
+    def end(self, *_call: object) -> None:
+        """It ends, by whatever way."""
+        while self.entered:
+            self.entered -= 1
+            self.__exit__(None, None, None)
 
 
 @contextmanager
@@ -80,20 +100,13 @@ def opened(handlers: dict[Projection, Handler], inner: bool) -> Iterator[None]:
         handlers: by projection.
         inner: whether handlers of query, key and value are given the output too, and may replace it.
     """
-    if not handlers:
-        yield
-        return
-    sorted_handlers: dict[nn.MultiheadAttention, dict[Part, Handler]] = {}
+    by_module: dict[nn.MultiheadAttention, Handlers] = {}
     for projection, handler in handlers.items():
-        sorted_handlers.setdefault(projection.attention, {})[projection.part] = handler
-    mode = _Opened(sorted_handlers, inner)
-
-    def begin(module: nn.Module, _arguments: Any) -> None:
-        assert isinstance(module, nn.MultiheadAttention)
-        mode.current = module
-
+        by_module.setdefault(projection.attention, {})[projection.part] = handler
     with ExitStack() as stack:
-        for module in sorted_handlers:
-            stack.callback(module.register_forward_pre_hook(begin).remove)
-        stack.enter_context(mode)
+        for module, own in by_module.items():
+            mode = _Opened(own, inner)
+            stack.callback(mode.end)  # torch calls no hook on Ctrl-C
+            stack.callback(module.register_forward_pre_hook(mode.begin).remove)
+            stack.callback(module.register_forward_hook(mode.end, always_call=True).remove)
         yield
