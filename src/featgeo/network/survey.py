@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from operator import itemgetter
 
@@ -27,12 +28,14 @@ class Survey:
         lies: by layer, where its samples are; layers that were not called are left out.
         aliens: layers that are not what they seem to be, with the reason.
         output: shape of the model's output for one sample.
+        within: layers whose output has another size than the model's.
         bypassed: whether another road leads past some layer, or the samples were too few to tell.
     """
 
     lies: dict[str, Arrangement] = field(default_factory=dict)
     aliens: dict[str, str] = field(default_factory=dict)
     output: tuple[int, ...] = ()
+    within: set[str] = field(default_factory=set)
     bypassed: bool = True
 
 
@@ -54,7 +57,9 @@ def survey(forward: Forward, layers: dict[str, Layer], inputs: Inputs) -> Survey
             found.aliens[name] = ALIEN
 
     with tapping(layers, compare):
-        found.output = tuple(getattr(_run(forward, some), "shape", ())[1:])
+        shape = getattr(_run(forward, some), "shape", ())
+    found.output = tuple(shape[1:])
+    found.within = {name for name, output in outputs.items() if output.numel() != math.prod(shape)}
     if count < 3:
         return found
     three, two = (_inputs(forward, layers, by_sample(some, itemgetter(slice(n)))) for n in (3, 2))

@@ -114,7 +114,11 @@ class Pass:
         self.streams = {name: MomentStream(f"layer '{name}'") for name in layers}
         self.pair = MomentStream("model outputs and targets")
         self.seen = {
-            name: Seen(survey.lies.get(name, default_lie(layer)), alien=survey.aliens.get(name, ""))
+            name: Seen(
+                survey.lies.get(name, default_lie(layer)),
+                is_output=name not in survey.within,
+                alien=survey.aliens.get(name, ""),
+            )
             for name, layer in layers.items()
         }
         self.frame = Frame(expand=run.layout.expand)

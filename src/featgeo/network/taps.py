@@ -66,9 +66,10 @@ class Seen:
     _version: int = 0
 
     def call(self, output: Tensor | None) -> None:
-        """Note one call."""
+        """Note one call; the output is kept for a comparison with the model's only where they may be the same."""
         self._calls += 1
-        self._output, self._version = output, 0 if output is None else output._version
+        if output is not None and self.is_output:
+            self._output, self._version = output, output._version
 
     def close(self, rows: int, wanted: int, outputs: Tensor, as_rows: Callable[[Tensor], Tensor]) -> bool:
         """Close a batch in which the model put out these rows; whether the layer had the rows that it should have."""
