@@ -64,11 +64,13 @@ class Bench:
 
     def judge(self) -> dict[str, LayerReport]:
         """Reports of all layers that the pass over the data saw."""
-        variation = {}
+        variation, free = {}, None
         for name, moments in self.found.layers.items():
             if not self.found.seen[name].is_output:
                 weight, bias = weight_matrix(self.taps[name])
-                variation[name] = self._tail(name).bypass(weight @ moments.mean + bias)
+                tail = self._tail(name)
+                free = tail.free() if free is None else free
+                variation[name] = tail.bypass(weight @ moments.mean + bias, free)
         bypassed = [name for name, value in variation.items() if not value <= BYPASS]
         if bypassed or self.steps:
             self.batches = self.kept()

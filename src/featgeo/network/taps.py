@@ -242,17 +242,23 @@ class FrozenTail:
         made = self._run(z, inputs)
         return made.unflatten(0, (len(z), -1))[:, 0]  # all positions are alike
 
-    def bypass(self, z: Tensor) -> float:
+    def free(self) -> Tensor:
+        """Outputs (m, d) of the probe, the layer not frozen: the same for all layers."""
+        return self.rows(self.forward(self.probe))
+
+    def bypass(self, z: Tensor, free: Tensor | None = None) -> float:
         """How much the output varies with the input when the layer is frozen at z (n,), relative to when it is not.
 
         0 where the layer is the only road to the output, rounding aside; NaN with fewer than two probes.
+
+        Args:
+            z: the action.
+            free: what :meth:`free` returned, where that is known already.
         """
         if self.count < 2:
             return float("nan")
-        free, frozen = (
-            self.rows(outputs).to(z)
-            for outputs in (self.forward(self.probe), self._run(z.expand(self.count, -1), self.probe))
-        )
+        frozen = self._run(z.expand(self.count, -1), self.probe)
+        free = (self.free() if free is None else free).to(z)
         rounding = 4 * torch.finfo(self.layer.weight.dtype).eps * frozen.abs().max()
         usual = (free - free[:1]).abs().max().clamp_min(1e-30)
         return (((frozen - frozen[:1]).abs().max() - rounding).clamp_min(0) / usual).item()
