@@ -141,8 +141,9 @@ def analyze(
             some = Subset(subset, seed)
             wanted = steps or seen.bypassed or batches.once
             batches.watch = some.offer if subset and wanted else None
-            under_way = Pass(run, chosen, targets.statistic, taps, seen)
-            found = sweep(under_way, batches, limits, settled, progress)
+            found = sweep(
+                Pass(run, chosen, targets.statistic, taps, seen), batches, limits, settled, progress
+            )
             risk, output = targets.outcome(found)
             notes = data_notes(chosen, run, found, output)
             batches.watch = None

@@ -122,7 +122,7 @@ class Bench:
                 step = measured_step(self.run, self.loss, self.batches, outlook, view, self.before)
                 views[at] = replace(view, step=step)
             passes += (time.perf_counter() - begin) / max(self.seconds, 1e-9)
-        gain, noise = feature_gain(outlook)
+        (gain, noise), constant = feature_gain(outlook), constant_features(outlook)
         outlook.moments.release()
         return LayerReport(
             name=name,
@@ -136,7 +136,7 @@ class Bench:
             depth=list(self.found.layers).index(name),
             gain_features=gain,
             gain_features_noise=noise,
-            constant_features=constant_features(outlook),
+            constant_features=constant,
             averaged=self.found.seen[name].averaged,
             default=self.at if self.at in views else default,
             passes=max(self.run.processes.gather(passes)),

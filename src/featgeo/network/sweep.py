@@ -169,7 +169,8 @@ class Pass:
         # as called, so that the first layer with NaN is the one named
         self.order = dict.fromkeys((*self._calls, *self.layers))
         for name in self.order:
-            rows = over_calls(self._calls[name], self.frame.expand) if name in self._calls else side[:0]
+            calls = self._calls.pop(name, None)  # let go of as soon as they are summed
+            rows = over_calls(calls, self.frame.expand) if calls else side[:0]
             own, wanted = companion, len(made)
             if layout.repeated and len(rows) % len(made) == 0 and len(rows):
                 wanted = len(rows)
@@ -186,7 +187,7 @@ class Pass:
         if sum(map(sample_count, self.probe)) < PROBES and (
             not self.probe or shapes(self.probe[0]) == shapes(inputs)
         ):
-            self.probe.append(by_sample(inputs, lambda part: part[:PROBES]))
+            self.probe.append(by_sample(inputs, lambda part: part[:PROBES].clone()))  # not the whole batch
 
     def _judge(self) -> None:
         """Whether the targets suited the loss; asked once for many batches, as it waits for the device."""
