@@ -47,15 +47,13 @@ def _twin(handlers: Handlers, inner: bool) -> Callable[..., Any]:
         other = handlers["out"](x.unflatten(0, (length, -1)), made.unflatten(0, (length, -1)))
         return made if other is None else other.flatten(0, 1)
 
-    own = {
-        "linear": outwards,
-        "_in_projection": inwards(F._in_projection),
-        "_in_projection_packed": inwards(F._in_projection_packed),
-        "has_torch_function": lambda _: False,  # asked already: other modes see the operations one by one
-    }
-    original, length = F.multi_head_attention_forward, 1
+    names, original, length = dict(vars(F)), F.multi_head_attention_forward, 1
+    for name in ("_in_projection", "_in_projection_packed"):
+        names[name] = inwards(names[name])
+    names["linear"] = outwards
+    names["has_torch_function"] = lambda _: False  # asked already: other modes see the operations one by one
     run = FunctionType(
-        original.__code__, {**vars(F), **own}, original.__name__, original.__defaults__, original.__closure__
+        original.__code__, names, original.__name__, original.__defaults__, original.__closure__
     )
 
     def attend(query: Tensor, *arguments: Any, **keywords: Any) -> Any:
@@ -71,7 +69,7 @@ class _Opened(TorchFunctionMode):
 
     def __init__(self, handlers: Handlers, inner: bool) -> None:
         super().__init__()
-        self.attend, self.entered = _twin(handlers, inner), 0
+        self.attend, self.inside = _twin(handlers, inner), ExitStack()
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -82,19 +80,18 @@ class _Opened(TorchFunctionMode):
 
     def begin(self, *_call: object) -> None:
         """The module's forward begins."""
-        self.__enter__()
-        self.entered += 1
+        self.inside.enter_context(self)
 
     def end(self, *_call: object) -> None:
         """It ends, by whatever way."""
-        while self.entered:
-            self.entered -= 1
-            self.__exit__(None, None, None)
+        self.inside.close()
 
 
 @contextmanager
 def opened(handlers: dict[Projection, Handler], inner: bool) -> Iterator[None]:
     """Call a handler at each projection; what it returns takes the place of the projection's output.
+
+    Where a module is opened within itself being opened, the inner handlers are called.
 
     Args:
         handlers: by projection.
