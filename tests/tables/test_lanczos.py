@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from featgeo.errors import FeatgeoError
 from featgeo.tables import lanczos
@@ -25,7 +26,8 @@ def test_the_leading_eigenspace(name, count):
     rng, values = np.random.default_rng(0), SPECTRA[name]
     vectors = np.linalg.qr(rng.normal(size=(SIZE, SIZE)))[0]
     matrix = vectors[:, :-1] * values[:-1] @ vectors[:, :-1].T  # the last one is known to be null
-    found = leading_eigenvectors(lambda v: matrix @ v, vectors[:, -1:], count, np.random.RandomState(0))
+    product, null = torch.from_numpy(matrix), torch.from_numpy(vectors[:, -1:].T)
+    found = leading_eigenvectors(lambda v: v @ product, null, count, np.random.RandomState(0)).numpy().T
     np.testing.assert_allclose(found.T @ found, np.eye(count), atol=1e-12)
     np.testing.assert_allclose(found.T @ vectors[:, -1], 0, atol=1e-12)
     np.testing.assert_allclose(found.T @ matrix @ found, np.diag(values[:count]), atol=1e-12 * values[0])
@@ -37,7 +39,10 @@ def test_products_that_are_not_those_of_a_matrix_end_in_an_error(monkeypatch):
     rng = np.random.default_rng(0)
     with pytest.raises(FeatgeoError, match="no convergence"):
         leading_eigenvectors(
-            lambda v: rng.normal(size=v.shape), np.empty((500, 0)), 3, np.random.RandomState(0)
+            lambda v: torch.from_numpy(rng.normal(size=v.shape)),
+            torch.empty((0, 500), dtype=torch.float64),
+            3,
+            np.random.RandomState(0),
         )
 
 

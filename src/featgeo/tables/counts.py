@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from featgeo.errors import FeatgeoError, FeatgeoWarning
+from featgeo.tables.passes import tensor_of
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -158,7 +159,7 @@ def make_table(
     """The table of a two-dimensional float64 array or sparse matrix of counts or probabilities.
 
     Args:
-        counts: N (m, n), finite and at least 0 (see :func:`check_entries`).
+        counts: N (m, n).
         row_labels: one per row; 0, 1, ... by default.
         column_labels: one per column.
         exclude_rows: labels whose rows of B are left out, their counts kept in the margins.
@@ -175,8 +176,10 @@ def make_table(
         if counts.nnz and not counts.data.all():
             counts = counts.copy()
             counts.eliminate_zeros()
-    sums = [np.asarray(counts.sum(axis=axis), dtype=np.float64).ravel() for axis in (1, 0)]
+    *sums, least = _margins(counts)
     total = float(sums[0].sum())
+    if least < 0 or not np.isfinite(total):
+        check_entries(counts)
     if not np.isfinite(total) or total <= 0:
         found = "only zeros" if total == 0 else "entries whose sum overflows"
         raise FeatgeoError("X", found, "Pass a table with at least one positive entry.")
@@ -212,9 +215,25 @@ def make_table(
         counts = counts[:, live[1]]
     if is_sparse(counts) and np.prod(counts.shape, dtype=np.float64) <= max(4 * counts.nnz, 10**6):
         counts = counts.toarray()  # no larger than the sparse form, or small anyway
+    if not (is_sparse(counts) or counts.flags.c_contiguous or counts.flags.f_contiguous):
+        counts = np.ascontiguousarray(counts)
     for text in texts:
         warnings.warn(text, FeatgeoWarning, stacklevel=4)
     return Table(counts, rows, columns, total, bool(excluded[0].any() or excluded[1].any()), tuple(texts))
+
+
+def _margins(counts: Any) -> tuple[Array, Array, float]:
+    """Sums of rows (m,) and columns (n,), and the least entry; NaN and infinite entries show in the sums."""
+    if is_sparse(counts):
+        rows, columns = (np.asarray(counts.sum(axis=axis), dtype=np.float64).ravel() for axis in (1, 0))
+        return rows, columns, counts.data.min(initial=0.0)
+    if not counts.flags.c_contiguous and counts.flags.f_contiguous:
+        columns, rows, least = _margins(counts.T)
+        return rows, columns, least
+
+    table = tensor_of(counts)
+    by_row, by_column = (side.mv(table.new_ones(side.shape[1])) for side in (table, table.T))
+    return by_row.numpy(), by_column.numpy(), float(table.min())
 
 
 def with_counts(table: Table, counts: Any) -> Table:

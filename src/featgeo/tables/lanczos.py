@@ -11,16 +11,18 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy import linalg
+import torch
+from torch import Tensor
 
 from featgeo.errors import FeatgeoError
-from featgeo.tables.counts import Array
 
 BLOCK = 8
 LEAST_BASIS = 20 * BLOCK  # vectors kept before a restart, at least
 RELATIVE = 1e-13  # residual over its own eigenvalue
 ROUNDING = 1e-14  # residual over the largest eigenvalue
+CANCELLED = 1e-15  # residual over its root and over the norm of what cancels in products with B
 PRODUCTS = 5000  # of blocks
+DIGITS = 3  # that residuals may lose in a step: until they could be small, they are not looked at
 
 
 def basis_size(count: int) -> int:
@@ -29,44 +31,57 @@ def basis_size(count: int) -> int:
 
 
 def leading_eigenvectors(
-    multiply: Callable[[Array], Array], null: Array, count: int, random_state: Any
-) -> Array:
-    """Eigenvectors (n, count) of the largest eigenvalues, descending.
+    multiply: Callable[[Tensor], Tensor],
+    null: Tensor,
+    count: int,
+    random_state: Any,
+    tol: float = 0.0,
+    cancelled: float = 0.0,
+) -> Tensor:
+    """Eigenvectors (count, n) of the largest eigenvalues, descending.
 
     Args:
-        multiply: G V of V (n, BLOCK), G symmetric and positive semidefinite.
-        null: orthonormal vectors (n, j) that G maps to zero and that are not wanted.
+        multiply: V G of V (BLOCK, n), G symmetric and positive semidefinite.
+        null: orthonormal vectors (j, n) that G maps to zero and that are not wanted.
         count: how many.
         random_state: a numpy RandomState: the starting block.
+        tol: largest residual ‖G v - λ v‖ of a vector over its λ; 0 for what rounding allows.
+        cancelled: where G = BᵀB and products with B are differences of those with larger matrices, the norm of these.
 
     Raises:
         FeatgeoError: when rounding keeps the residuals from becoming small.
     """
-    (n, j), limit = null.shape, basis_size(count)
+    (j, n), limit = null.shape, basis_size(count)
     assert n > j + limit + BLOCK
-    held = np.empty((n, j + limit), order="F")
-    held[:, :j] = null
-    basis, projected, size = held[:, j:], np.zeros((limit, limit)), 0
-    block, _ = _orthonormal(random_state.uniform(-1, 1, (n, BLOCK)), null, random_state, 0.0)
+    held = torch.empty((j + limit, n), dtype=torch.float64)
+    held[:j] = null
+    basis, projected, size, patience = held[j:], torch.zeros((limit, limit), dtype=torch.float64), 0, 0.0
+    block, _ = _orthonormal(_random(BLOCK, n, random_state), null, random_state, 0.0)
     for _ in range(PRODUCTS):
-        image, new = multiply(np.ascontiguousarray(block)), slice(size, size + BLOCK)
-        basis[:, new], size = block, size + BLOCK
-        known = basis[:, :size]
-        shares = known.T @ image
-        projected[:size, new], projected[new, :size] = shares, shares.T
-        values, mixtures = linalg.eigh(projected[:size, :size], check_finite=False)
-        values, mixtures = values[::-1], mixtures[:, ::-1]
-        floor = ROUNDING * values[0]
-        block, coupling = _orthonormal(image - known @ shares, held[:, : j + size], random_state, floor)
-        # G V = V T + block coupling Eᵀ, so that a Ritz pair's residual needs its last components only.
-        residuals = np.linalg.norm(coupling @ mixtures[new, :count], axis=0)
-        if size >= count and (residuals <= np.maximum(RELATIVE * values[:count], floor)).all():
-            return np.asarray(known @ mixtures[:, :count])
-        if size + BLOCK > limit:
+        image, new = multiply(block), slice(size, size + BLOCK)
+        basis[new], size = block, size + BLOCK
+        known = basis[:size]
+        shares = image @ known.T
+        projected[new, :size], projected[:size, new] = shares, shares.T
+        floor = _rounding(float(torch.linalg.matrix_norm(projected)), cancelled)
+        block, coupling = _orthonormal(image - shares @ known, held[: j + size], random_state, floor)
+        patience, full = patience - 1, size + BLOCK > limit
+        if size < count or (patience > 0 and not full):
+            continue
+        values, mixtures = torch.linalg.eigh(projected[:size, :size])
+        values, mixtures = values.flip(0), mixtures.flip(1)
+        # V G = T V + E coupling block, so that a Ritz pair's residual needs its last components only.
+        residuals = torch.linalg.vector_norm(mixtures[new, :count].T @ coupling, dim=1)
+        allowed = (max(RELATIVE, tol) * values[:count]).clamp(min=_rounding(float(values[0]), cancelled))
+        excess = float((residuals / allowed).max())
+        if excess <= 1:
+            return mixtures[:, :count].T @ known
+        patience = np.log10(excess) // DIGITS
+        if full:
             size = count + 2 * BLOCK
-            basis[:, :size] = known @ mixtures[:, :size]
-            projected[:] = 0
-            np.fill_diagonal(projected[:size, :size], values[:size])
+            basis[:size] = mixtures[:, :size].T @ known
+            projected.zero_()
+            projected.diagonal()[:size] = values[:size]
     raise FeatgeoError(
         "solver",
         f"no convergence after {PRODUCTS:,} products",
@@ -74,15 +89,25 @@ def leading_eigenvectors(
     )
 
 
-def _orthonormal(block: Array, known: Array, random_state: Any, floor: float) -> tuple[Array, Array]:
-    """An orthonormal block Q, orthogonal to what is known, and R with block = Q R up to the floor.
+def _rounding(largest: float, cancelled: float) -> float:
+    """Residuals that are noise where this is the largest eigenvalue."""
+    return max(ROUNDING * largest, CANCELLED * cancelled * largest**0.5)
+
+
+def _random(count: int, size: int, random_state: Any) -> Tensor:
+    return torch.from_numpy(random_state.uniform(-1, 1, (count, size)))
+
+
+def _orthonormal(block: Tensor, known: Tensor, random_state: Any, floor: float) -> tuple[Tensor, Tensor]:
+    """Orthonormal rows Q, orthogonal to what is known, and L with block = L Q up to the floor.
 
     Directions of which no more than the floor is left (the basis holds an invariant subspace) become random ones.
     """
-    block, coupling = np.linalg.qr(block)
-    spent = np.abs(np.diag(coupling)) <= floor
+    columns, coupling = torch.linalg.qr(block.T)
+    spent = coupling.diagonal().abs() <= floor
     if spent.any():
         coupling[spent] = 0.0
-        block[:, spent] = random_state.uniform(-1, 1, (len(block), int(spent.sum())))
-    block, turn = np.linalg.qr(block - known @ (known.T @ block))
-    return block, turn @ coupling
+        columns[:, spent] = _random(int(spent.sum()), len(columns), random_state).T
+    rows = columns.T
+    columns, turn = torch.linalg.qr((rows - (rows @ known.T) @ known).T)
+    return columns.T, (turn @ coupling).T

@@ -54,6 +54,7 @@ class ModalDecomposition(
         exclude_rows: labels left out of B but not of the margins (subset analysis, FactoMineR's `excl`).
         exclude_columns: the same for columns.
         alpha: level of n_components="significant".
+        tol: Lanczos stops where ‖BᵀB v - σ² v‖ ≤ tol σ² for each mode; 0 (the default) for what rounding allows.
         random_state: of start vectors and resamples.
 
     Attributes:
@@ -102,6 +103,7 @@ class ModalDecomposition(
         exclude_rows: Sequence[Any] | None = None,
         exclude_columns: Sequence[Any] | None = None,
         alpha: float = 0.05,
+        tol: float = 0.0,
         random_state: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -111,6 +113,7 @@ class ModalDecomposition(
         self.exclude_rows = exclude_rows
         self.exclude_columns = exclude_columns
         self.alpha = alpha
+        self.tol = tol
         self.random_state = random_state
 
     # -- fitting -------------------------------------------------------------------------------------------------------
@@ -209,7 +212,7 @@ class ModalDecomposition(
             triples = self._significant(table, b, random_state)
         else:
             count = count_modes(table, self.n_components)
-            triples = singular_triples(b, count, self.solver, not table.excluded, random_state)
+            triples = singular_triples(b, count, self.solver, not table.excluded, random_state, self.tol)
         self._seen = counts
         self._inertias = None
         self.table_: Table = table
@@ -232,7 +235,7 @@ class ModalDecomposition(
         table.need_counts("n_components='significant'")
         count = min(table.max_rank, FIRST_SEARCHED)
         while True:
-            triples = singular_triples(b, count, self.solver, True, random_state)
+            triples = singular_triples(b, count, self.solver, True, random_state, self.tol)
             self.significance_ = mode_significance(
                 table, triples, alpha=self.alpha, random_state=random_state
             )

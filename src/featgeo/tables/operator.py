@@ -1,32 +1,25 @@
 """The canonical dependence matrix B = (P_XY - P_X P_Y) / √(P_X P_Y) of a table, as numbers and as an operator.
 
 Huang, Xu, Zheng, Wornell, Entropy 24(1):135, 2022, section 2. Written B = P̃ - √r √cᵀ with P̃ = D_r^{-1/2} P D_c^{-1/2},
-a sparse table needs one scaled copy of its nonzeros and a rank-one correction; B itself is never formed.
+its products with a few vectors are those of the counts, with the vectors scaled before and after and a rank-one
+correction; B itself is only formed where all of its modes are asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
-from itertools import pairwise
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.linalg.blas import dger
 from scipy.sparse.linalg import LinearOperator
-from threadpoolctl import ThreadpoolController
+from torch import Tensor
 
 from featgeo.tables.counts import Array, Table, is_sparse
-
-# Of float64, just under a megabyte: a block stays in the cache between its passes, and its products with eight vectors
-# stay under the million multiplications up to which OpenBLAS spares itself the packing, which doubles their speed.
-BLOCK_CELLS = 120_000
-THREADED_CELLS = 2**20  # matrices from this size on are worth more than one thread
+from featgeo.tables.passes import row_blocks, tensor_of
 
 
 @dataclass(frozen=True)
@@ -34,97 +27,148 @@ class Dependence:
     """B of a table.
 
     Attributes:
-        matrix: B itself (dense tables) or P̃ in CSR form (sparse ones).
+        counts: N (rows, columns), an array or CSR.
         root_rows: √r (rows,).
         root_columns: √c (columns,).
-        inertia: ‖B‖² = χ²/N.
+        total: of the whole table, excluded categories included.
+        whole: whether none are excluded, so that P̃ᵀ√r = √c and P̃√c = √r.
     """
 
-    matrix: Any
+    counts: Any
     root_rows: Array
     root_columns: Array
-    inertia: float
+    total: float
+    whole: bool
 
     @property
     def sparse(self) -> bool:
-        """Whether `matrix` lacks the rank-one part."""
-        return is_sparse(self.matrix)
+        """Whether the counts are stored sparsely."""
+        return is_sparse(self.counts)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Of B."""
         return len(self.root_rows), len(self.root_columns)
 
-    @property
+    @cached_property
     def T(self) -> Dependence:
         """Bᵀ."""
-        matrix = self.matrix.T.tocsr() if self.sparse else self.matrix.T
-        return Dependence(matrix, self.root_columns, self.root_rows, self.inertia)
+        counts = self.counts.T.tocsr() if self.sparse else self.counts.T
+        return Dependence(counts, self.root_columns, self.root_rows, self.total, self.whole)
+
+    @cached_property
+    def scales(self) -> tuple[Array, Array]:
+        """Diagonals of D_r^{-1/2} / total and D_c^{-1/2}; 0 for a resampled category without counts."""
+        with np.errstate(divide="ignore"):
+            left, right = (np.where(root > 0, 1 / root, 0.0) for root in (self.root_rows, self.root_columns))
+        return left / self.total, right
+
+    @cached_property
+    def matrix(self) -> Any:
+        """B (dense tables) or P̃ in CSR form (sparse ones)."""
+        if self.sparse:
+            left, right = self.scales
+            data = self.counts.data * np.repeat(left, np.diff(self.counts.indptr))
+            data *= right[self.counts.indices]
+            return sparse.csr_array((data, self.counts.indices, self.counts.indptr), shape=self.shape)
+        matrix = torch.empty(self.shape, dtype=torch.float64)
+        for part, block in self._blocks():
+            torch.mul(tensor_of(self.scales[0][part])[:, None], block, out=matrix[part])
+        return matrix.numpy()
 
     @cached_property
     def side_inertias(self) -> tuple[Array, Array]:
         """Row sums (rows,) and column sums (columns,) of B²."""
         if self.sparse:
             return _sparse_sums(self.matrix, self.root_rows, self.root_columns)
-        rows, columns, start = np.empty(self.shape[0]), np.zeros(self.shape[1]), 0
-        for block in _blocks(self.matrix):
-            squares = block**2
-            rows[start : start + len(block)] = squares.sum(axis=1)
-            columns += squares.sum(axis=0)
-            start += len(block)
-        return rows, columns
+        if self._turned:
+            return self.T.side_inertias[::-1]
+        weights = torch.from_numpy(self.scales[0] ** 2)
+        rows, columns = torch.empty_like(weights), torch.zeros(self.shape[1], dtype=torch.float64)
+        for part, block in self._blocks():
+            block.square_()
+            rows[part] = weights[part] * block.sum(dim=1)
+            columns += weights[part] @ block
+        return rows.numpy(), columns.numpy()
+
+    @cached_property
+    def inertia(self) -> float:
+        """‖B‖² = χ²/N, summed over B: χ²/N = ΣP̃² - 1 would lose the digits of a weak dependence."""
+        if self.sparse:
+            return _sparse_inertia(self.matrix, self.root_rows, self.root_columns)
+        if self._turned:
+            return self.T.inertia
+        norms = [torch.linalg.vector_norm(block, dim=1) for _, block in self._blocks()]
+        rows = self.scales[0] * torch.cat(norms).numpy()
+        return float(rows @ rows)
+
+    @property
+    def _turned(self) -> bool:
+        """Whether the columns are contiguous, as pandas stores tables."""
+        return not self.sparse and not self.counts.flags.c_contiguous
+
+    def _blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Rows of a dense B before the scale on the left, block by block, each in the place of the one before."""
+        counts, right = tensor_of(self.counts), torch.from_numpy(self.scales[1])
+        sizes = torch.from_numpy(self.total * self.root_rows**2)
+        root_columns = torch.from_numpy(self.root_columns)
+        place: Tensor | None = None
+        for part in row_blocks(self.shape):
+            place = torch.empty_like(counts[part]) if place is None else place
+            block = torch.mul(counts[part], right, out=place[: part.stop - part.start])
+            yield part, block.addr_(sizes[part], root_columns, alpha=-1)
 
     def times(self, v: Array) -> Array:
         """B v for v (columns,) or (columns, k)."""
-        if not self.sparse:
-
-            def image(rows: slice) -> Array:
-                return np.concatenate([block @ v for block in _blocks(self.matrix[rows])])
-
-            return np.concatenate(_in_parts(image, self.matrix))
-        product: Array = self.matrix @ v
+        left, right = self.scales
+        scaled = _scale(right, v)
+        if self.sparse:
+            product: Array = self.counts @ scaled
+        else:
+            product = (tensor_of(self.counts) @ torch.from_numpy(scaled)).numpy()
+        product = _scale(left, product)
         product -= _outer(self.root_rows, self.root_columns @ v)
         return product
 
-    def times_transposed(self, u: Array) -> Array:
-        """Bᵀ u for u (rows,) or (rows, k)."""
-        product: Array = self.matrix.T @ u
+    def gram_times(self, v: Array) -> Array:
+        """BᵀB v = P̃ᵀP̃v - √c (aᵀv - |√r|² √cᵀv) - a √cᵀv with a = P̃ᵀ√r; dense counts are read once, not twice."""
+        left, right = self.scales
         if self.sparse:
-            product -= _outer(self.root_columns, self.root_rows @ u)
+            product: Array = self.counts.T @ _scale(left**2, self.counts @ _scale(right, v))
+        else:
+            product = self._counts_gram(left**2, (right * v.T)).T
+        a, c = self.image, self.root_columns
+        along = c @ v
+        product = _scale(right, product)
+        product -= _outer(c, a @ v - (self.root_rows @ self.root_rows) * along) + _outer(a, along)
         return product
 
-    def gram_times(self, v: Array) -> Array:
-        """BᵀB v. A dense B is read once, block by block, not twice; of a sparse one all but P̃ is on this side."""
-        if self.sparse:
-            product: Array = self.matrix.T @ (self.matrix @ v)
-            a, c = self.image, self.root_columns
-            along = c @ v
-            product -= _outer(c, a @ v - (self.root_rows @ self.root_rows) * along) + _outer(a, along)
-            return product
+    def _counts_gram(self, weights: Array, v: Array) -> Array:
+        """v Nᵀ diag(weights) N for v (columns,) or (k, columns); the table is read once, not twice.
 
-        def part(rows: slice) -> Array:
-            out = np.zeros_like(v)
-            for block in _blocks(self.matrix[rows]):
-                out += block.T @ (block @ v)
-            return out
-
-        return np.asarray(sum(_in_parts(part, self.matrix)))
+        Each thread has its own part of the rows; torch's threads would otherwise share each small product.
+        """
+        table, squares = tensor_of(self.counts), torch.from_numpy(weights)
+        rows = torch.from_numpy(np.atleast_2d(v))
+        parts = min(torch.get_num_threads(), len(table))
+        height = len(table) // parts
+        shared = slice(parts * height)
+        stack, scales = table[shared].view(parts, height, -1), squares[shared].view(parts, height, 1)
+        spread, product = rows.T.expand(parts, *rows.T.shape), rows.new_zeros(parts, *rows.shape)
+        for part in row_blocks((height, table.shape[1])):
+            block = stack[:, part]
+            product.baddbmm_(torch.bmm(block, spread).mul_(scales[:, part]).mT, block)
+        rest = table[parts * height :]
+        product[0].addmm_((rows @ rest.T).mul_(squares[parts * height :]), rest)
+        return product.sum(dim=0).numpy().reshape(v.shape)
 
     @cached_property
     def image(self) -> Array:
-        """P̃ᵀ√r of a sparse table (columns,): √c unless categories are excluded."""
-        return np.asarray(self.matrix.T @ self.root_rows, dtype=np.float64)
-
-    def operator(self) -> LinearOperator:
-        """B as a scipy LinearOperator."""
-        return LinearOperator(
-            self.shape,
-            matvec=lambda v: self.times(v.ravel()),
-            rmatvec=lambda u: self.times_transposed(u.ravel()),
-            matmat=self.times,
-            rmatmat=self.times_transposed,
-            dtype=np.float64,
-        )
+        """P̃ᵀ√r (columns,): √c unless categories are excluded."""
+        if self.whole:
+            return self.root_columns
+        left, right = self.scales
+        return np.asarray(right * (self.counts.T @ (left * self.root_rows)), dtype=np.float64)
 
     def gram(self) -> LinearOperator:
         """BᵀB as a scipy LinearOperator."""
@@ -138,43 +182,22 @@ class Dependence:
 
 
 def dependence(table: Table) -> Dependence:
-    """B of a table, in the table's own storage."""
-    root_rows, root_columns = np.sqrt(table.rows.mass), np.sqrt(table.columns.mass)
-    with np.errstate(divide="ignore"):  # resampled tables have categories without mass; their B is zero
-        left = np.where(root_rows > 0, 1 / root_rows, 0.0) / table.total
-        right = np.where(root_columns > 0, 1 / root_columns, 0.0)
-    make = _sparse if table.sparse else _dense
-    return make(table.counts, left, right, root_rows, root_columns)
+    """B of a table."""
+    return Dependence(
+        table.counts,
+        np.sqrt(table.rows.mass),
+        np.sqrt(table.columns.mass),
+        table.total,
+        not table.excluded,
+    )
 
 
-def _dense(counts: Any, left: Array, right: Array, root_rows: Array, root_columns: Array) -> Dependence:
-    if not counts.flags.c_contiguous and counts.flags.f_contiguous:  # as pandas stores tables
-        return _dense(counts.T, right, left, root_columns, root_rows).T
-    matrix = np.empty(counts.shape)
-
-    def fill(rows: slice) -> float:
-        inertia, start = 0.0, rows.start
-        for block in _blocks(matrix[rows]):
-            part = slice(start, start + len(block))
-            np.multiply(counts[part], right, out=block)
-            block *= left[part, None]
-            dger(-1.0, root_columns, root_rows[part], a=block.T, overwrite_a=1)  # block -= √r √cᵀ, in place
-            inertia += float(np.vdot(block, block))
-            start += len(block)
-        return inertia
-
-    return Dependence(matrix, root_rows, root_columns, sum(_in_parts(fill, matrix)))
-
-
-def _sparse(counts: Any, left: Array, right: Array, root_rows: Array, root_columns: Array) -> Dependence:
-    data = counts.data * np.repeat(left, np.diff(counts.indptr))
-    data *= right[counts.indices]
-    matrix = sparse.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
+def _sparse_inertia(matrix: Any, root_rows: Array, root_columns: Array) -> float:
     expected = _expected(matrix, root_rows, root_columns)
     everything = float((root_rows @ root_rows) * (root_columns @ root_columns))
     uncovered = max(0.0, everything - float(np.vdot(expected, expected)))
-    data = data - expected
-    return Dependence(matrix, root_rows, root_columns, float(np.vdot(data, data)) + uncovered)
+    data = matrix.data - expected
+    return float(np.vdot(data, data)) + uncovered
 
 
 def _expected(matrix: Any, root_rows: Array, root_columns: Array) -> Array:
@@ -215,8 +238,11 @@ def mutual_information(table: Table) -> float:
         by_row = np.asarray(table.counts.sum(axis=1)).ravel()
         by_column = np.asarray(table.counts.sum(axis=0)).ravel()
     else:
-        for block in _blocks(table.counts):
-            logs += float(np.vdot(block, np.log(np.maximum(block, 1e-300))))
+        counts = tensor_of(table.counts)
+        counts = counts if counts.is_contiguous() else counts.T
+        logs = sum(
+            float(torch.special.xlogy(counts[part], counts[part]).sum()) for part in row_blocks(counts.shape)
+        )
         by_row, by_column = table.counts.sum(axis=1), table.counts.sum(axis=0)
     covered = float(by_row.sum())
     return (
@@ -225,37 +251,10 @@ def mutual_information(table: Table) -> float:
     )
 
 
-def _blocks(matrix: Any) -> Iterator[Any]:
-    """Consecutive rows of a matrix, views of about BLOCK_CELLS entries."""
-    height = max(1, BLOCK_CELLS // max(1, matrix.shape[1]))
-    for start in range(0, matrix.shape[0], height):
-        yield matrix[start : start + height]
-
-
-def _in_parts(job: Callable[[slice], Any], matrix: Any) -> list[Any]:
-    """What a job that works block by block gives for parts of a matrix's rows, one for each of torch's threads."""
-    count = torch.get_num_threads() if matrix.size >= THREADED_CELLS else 1
-    ends = np.linspace(0, matrix.shape[0], count + 1).astype(int).tolist()
-    parts = [slice(start, end) for start, end in pairwise(ends) if end > start]
-    with one_blas_thread():
-        if len(parts) == 1:
-            return [job(parts[0])]
-        with ThreadPoolExecutor(count) as pool:
-            return list(pool.map(job, parts))
-
-
-def one_blas_thread() -> AbstractContextManager[Any]:
-    """Small products are not split: BLAS's threads would wait for each other longer than they work."""
-    blas = _blas()
-    several = any(library.num_threads > 1 for library in blas.lib_controllers)
-    limit: AbstractContextManager[Any] = blas.limit(limits=1) if several else nullcontext()
-    return limit
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    """The BLAS libraries of this process; to find them takes a millisecond."""
-    return ThreadpoolController().select(user_api="blas")
+def _scale(weights: Array, v: Array) -> Array:
+    """Rows of v (n,) or (n, k) times weights (n,)."""
+    product: Array = weights * v if v.ndim == 1 else weights[:, None] * v
+    return product
 
 
 def _outer(column: Array, row: Any) -> Array:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
+from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
 from featgeo.errors import FeatgeoError, FeatgeoWarning
@@ -34,22 +36,35 @@ class Projection:
 def read_table(estimator: Any, X: Any, reset: bool) -> tuple[Any, Labels | None]:
     """Counts as a float64 array or CSR, and the row labels of a DataFrame; scikit-learn's checks of features apply.
 
+    Entries are checked here unless `reset`: a fit checks them in its first pass over the table.
+
     Raises:
         FeatgeoError: not a finite, non-negative, numeric, two-dimensional table of the fitted columns.
     """
     labels = np.asarray(X.index) if hasattr(X, "columns") and hasattr(X, "index") else None
     try:
-        counts = validate_data(
-            estimator, X, reset=reset, accept_sparse="csr", dtype=np.float64, ensure_all_finite=False
+        counts = check_array(
+            _plain(X), accept_sparse="csr", dtype=np.float64, ensure_all_finite=False, estimator=estimator
         )
+        validate_data(estimator, X, reset=reset, skip_check_array=True)  # names and number of features
     except (TypeError, ValueError) as error:
         if isinstance(error, TypeError):
             raise  # scikit-learn's contract for sparse containers and objects
         raise FeatgeoError(
             "X", f"no table of counts ({error})", "Pass a two-dimensional table of counts."
         ) from error
-    check_entries(counts)
+    if not reset:
+        check_entries(counts)
     return counts, labels
+
+
+def _plain(X: Any) -> Any:
+    """A frame of one numeric dtype as an array; scikit-learn would take long to look at every column."""
+    if isinstance(X, pd.DataFrame):
+        dtypes = set(X.dtypes)
+        if len(dtypes) == 1 and isinstance(only := dtypes.pop(), np.dtype) and only.kind in "biuf":
+            return X.to_numpy()
+    return X
 
 
 def read_new(estimator: Any, X: Any, axis: Axis) -> Any:

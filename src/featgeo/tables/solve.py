@@ -14,20 +14,23 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from scipy import linalg
 from scipy.sparse.linalg import ArpackError, eigsh
 from sklearn.utils.extmath import randomized_svd
+from torch import Tensor
 
 from featgeo.errors import FeatgeoError
 from featgeo.tables.counts import DENSE_LIMIT, Array, Table
-from featgeo.tables.lanczos import BLOCK, basis_size, leading_eigenvectors
-from featgeo.tables.operator import Dependence, one_blas_thread
+from featgeo.tables.lanczos import BLOCK, CANCELLED, RELATIVE, basis_size, leading_eigenvectors
+from featgeo.tables.operator import Dependence
 
 Solver = Literal["auto", "dense", "lanczos", "arpack", "randomized"]
 SOLVERS = ("auto", "dense", "lanczos", "arpack", "randomized")
 SMALL = 300  # smaller side up to which LAPACK on the whole of B is as fast as Lanczos
 LIFT = 1e-6  # least height of the trivial mode: far above rounding, which is all that an independent table's B holds
 ROUNDING = 1e-28  # of an inertia
+VANISHING = 1e-7  # a singular value over the first one whose square is rounding
 POWER_STEPS = 12  # of the randomised road
 SIGN_TIES = 1e-6  # entries this close (relatively) to the largest one count as equally large
 
@@ -90,7 +93,9 @@ def choose_solver(b: Dependence, count: int, solver: Solver) -> Solver:
     return chosen
 
 
-def singular_triples(b: Dependence, count: int, solver: Solver, centred: bool, random_state: Any) -> Triples:
+def singular_triples(
+    b: Dependence, count: int, solver: Solver, centred: bool, random_state: Any, tol: float = 0.0
+) -> Triples:
     """The leading triples of B, signs fixed.
 
     Args:
@@ -99,10 +104,11 @@ def singular_triples(b: Dependence, count: int, solver: Solver, centred: bool, r
         solver: which road.
         centred: whether B √c = 0 and Bᵀ √r = 0 (no category excluded).
         random_state: a numpy RandomState: the start vector or the test matrix.
+        tol: relative residual at which Lanczos stops, 0 for what rounding allows.
     """
     # Lanczos works on the columns: of a sparse table the shorter side, of a dense one that of contiguous rows.
-    if (b.shape[0] < b.shape[1]) if b.sparse else not b.matrix.flags.c_contiguous:
-        turned = singular_triples(b.T, count, solver, centred, random_state)
+    if (b.shape[0] < b.shape[1]) if b.sparse else not b.counts.flags.c_contiguous:
+        turned = singular_triples(b.T, count, solver, centred, random_state, tol)
         return fix_signs(Triples(turned.values, turned.columns, turned.rows))
     chosen = choose_solver(b, count, solver)
     least = {"lanczos": basis_size(count) + BLOCK + 2, "arpack": count + 2}
@@ -115,14 +121,9 @@ def singular_triples(b: Dependence, count: int, solver: Solver, centred: bool, r
     if chosen == "dense":
         triples = _gram_dense(b, count, centred) if b.sparse else _dense(b, count, centred)
     elif chosen == "lanczos":
-        null = (
-            b.root_columns[:, None] / np.linalg.norm(b.root_columns) if centred else np.empty((b.shape[1], 0))
-        )
-        with one_blas_thread():
-            right = leading_eigenvectors(b.gram_times, null, count, random_state)
-        triples = _from_right(b, right)
+        triples = _lanczos(b, count, centred, random_state, tol)
     elif chosen == "arpack":
-        triples = _arpack(b, count, random_state)
+        triples = _arpack(b, count, random_state, tol)
     else:
         triples = _randomized(b, count, random_state)
     return fix_signs(triples)
@@ -162,11 +163,29 @@ def _gram_dense(b: Dependence, count: int, centred: bool) -> Triples:
     return _from_right(b, right)
 
 
-def _arpack(b: Dependence, count: int, random_state: Any) -> Triples:
+def _lanczos(b: Dependence, count: int, centred: bool, random_state: Any, tol: float) -> Triples:
+    trivial = b.root_columns / np.linalg.norm(b.root_columns)
+    null = torch.from_numpy(trivial[None, :] if centred else np.empty((0, b.shape[1])))
+
+    def multiply(v: Tensor) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(b.gram_times(v.numpy().T).T))
+
+    # B = P̃ - √r √cᵀ, both of norm one
+    right = leading_eigenvectors(multiply, null, count, random_state, tol, cancelled=1.0).numpy().T
+    triples = _from_right(b, right)
+    values, sound = triples.values, triples.values > VANISHING * triples.values[0]
+    if (
+        RELATIVE * values[-1] ** 2 < CANCELLED * values[0]
+    ):  # a weak dependence: what B maps to zero is still in there
+        right = np.where(sound, b.T.times(triples.rows) / np.where(sound, values, 1.0), triples.columns)
+    return Triples(values, triples.rows, right)
+
+
+def _arpack(b: Dependence, count: int, random_state: Any, tol: float) -> Triples:
     start = random_state.uniform(-1, 1, b.shape[1])
     start -= b.root_columns * (b.root_columns @ start) / (b.root_columns @ b.root_columns)
     try:
-        _, right = eigsh(b.gram(), count, v0=start, tol=0)
+        _, right = eigsh(b.gram(), count, v0=start, tol=tol)
     except ArpackError as error:
         raise FeatgeoError(
             "solver",
@@ -199,7 +218,7 @@ def _from_right(b: Dependence, right: Array) -> Triples:
     )  # not the root of an eigenvalue, which would halve the digits
     order = np.argsort(-values, kind="stable")
     left, values, right = left[:, order], values[order], right[:, order]
-    sound = values > 1e-7 * max(values[0], np.finfo(float).tiny)
+    sound = values > max(VANISHING * values[0], np.finfo(float).tiny)
     left /= np.where(sound, values, 1.0)
     if not sound.all():
         known = np.column_stack([b.root_rows, left[:, sound]])

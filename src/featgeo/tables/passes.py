@@ -1,0 +1,33 @@
+"""Passes over a dense table by torch, whose threads share the work, block by block of rows that fit in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BLOCK_CELLS = 120_000  # of float64, just under a megabyte: a block stays in the cache between its uses
+
+
+def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Consecutive rows of a table of this shape, of about BLOCK_CELLS entries each."""
+    height = max(1, BLOCK_CELLS // max(1, shape[1]))
+    for start in range(0, shape[0], height):
+        yield slice(start, min(start + height, shape[0]))
+
+
+def tensor_of(array: Any) -> Tensor:
+    """An array as a tensor that shares its memory; one that may only be read (as pandas gives) must not be written."""
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+
+    class Reopened:  # torch warns at arrays that it must not write
+        owner = array
+        __array_interface__ = array.__array_interface__ | {
+            "data": (array.__array_interface__["data"][0], False)
+        }
+
+    return torch.from_numpy(np.asarray(Reopened()))
