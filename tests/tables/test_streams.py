@@ -6,7 +6,7 @@ import pytest
 
 from featgeo.errors import FeatgeoError, FeatgeoWarning
 from featgeo.tables import streams
-from featgeo.tables.codes import MISSING_LABEL, factor
+from featgeo.tables.codes import HEAD, MISSING_LABEL, factor
 from featgeo.tables.modes import ModalDecomposition
 from featgeo.tables.streams import PairCounts
 from tests.tables.oracles import SMOKING
@@ -152,6 +152,24 @@ def test_columns_of_shared_objects_are_counted_by_value():
     )
     different = np.array([f"{i % 7}" for i in range(20_000)], dtype=object)  # no two are one object
     np.testing.assert_array_equal(factor(different, "x")[0], np.arange(20_000) % 7)
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_arrow_strings_are_coded_in_order_of_appearance(few):
+    rng = np.random.default_rng(0)
+    names = [f"c{i}" for i in range(9)] if few else [f"c{i}" for i in range(9_000)]
+    places = rng.integers(0, len(names) - 2, 100_000)
+    places[HEAD + 100 :] += 2  # labels that the first rows do not have
+    for missing in (False, True):
+        x = pd.Series(np.array(names, dtype=object)[places], dtype="str")
+        x[places == 3] = np.nan if missing else "c3"
+        forms = (x, x.array, x[::-1][::-1], pd.concat([x[:70_000], x[70_000:]]), pd.Index(x))
+        expected = pd.factorize(x.astype(object))
+        for column in forms:
+            codes, labels = factor(column, "x")
+            np.testing.assert_array_equal(codes, expected[0])
+            assert labels == list(expected[1])
+    assert factor(x[:0], "x")[1] == []
 
 
 def test_unobserved_levels_of_a_categorical_are_empty_rows():

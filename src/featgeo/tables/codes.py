@@ -1,4 +1,7 @@
-"""From a raw column to codes and labels: integers by counting, shared objects by address, the rest by hashing."""
+"""From a raw column to codes and labels: integers by counting, shared objects by address, the rest by hashing.
+
+Arrow's strings by Arrow: codes of four bytes without a detour over pandas. Codes keep the type that they come in.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,10 @@ from featgeo.errors import FeatgeoError
 MISSING_LABEL = "(missing)"
 WIDEST = 2**24  # range of integers that are counted instead of hashed
 HEAD = 2**16  # rows
+FEW = 16  # rows of the head for each of its labels, at least, where labels are few
 SAMPLED = 2**12  # addresses
 INTEGERS = [np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)][:-1]
-Codes = NDArray[np.int64]
+Codes = NDArray[np.signedinteger[Any]]
 
 
 def factor(values: Any, argument: str) -> tuple[Codes, list[Hashable]]:
@@ -31,7 +35,7 @@ def factor(values: Any, argument: str) -> tuple[Codes, list[Hashable]]:
     dtype = getattr(values, "dtype", None)
     if isinstance(dtype, pd.CategoricalDtype):
         codes = values.cat.codes if isinstance(values, pd.Series) else values.codes
-        return np.asarray(codes, dtype=np.int64), list(dtype.categories)
+        return np.asarray(codes), list(dtype.categories)
     column: Any = (
         values
         if isinstance(values, pd.Series | pd.Index | pd.api.extensions.ExtensionArray)
@@ -43,6 +47,8 @@ def factor(values: Any, argument: str) -> tuple[Codes, list[Hashable]]:
         low, high = int(column.min()), int(column.max())
         if high - low < min(len(column), WIDEST):
             return _factor_range(np.asarray(column).astype(np.int64, copy=False) - low, low)
+    if isinstance(dtype, pd.StringDtype) and dtype.storage == "pyarrow":
+        return _factor_arrow(column)
     try:
         if column.dtype == object and _shares_objects(column := np.asarray(column)):
             return _factor_objects(column)
@@ -59,6 +65,26 @@ def _factor_range(offsets: Codes, low: int) -> tuple[Codes, list[Hashable]]:
     seen = np.bincount(offsets) > 0
     labels: list[Hashable] = [low + int(offset) for offset in np.flatnonzero(seen)]
     return (offsets if seen.all() else (np.cumsum(seen) - 1)[offsets]), labels
+
+
+def _factor_arrow(column: Any) -> tuple[Codes, list[Hashable]]:
+    """Codes of Arrow's strings; to look few labels up takes two thirds of the time of finding them on the way."""
+    import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]  # is there: pandas keeps its strings in it
+    from pyarrow import compute  # type: ignore[import-untyped, unused-ignore]
+
+    values = pa.array(getattr(column, "array", column))
+    labels = values[:HEAD].unique().drop_null()
+    if FEW * len(labels) > HEAD:
+        encoded = values.dictionary_encode()
+        encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+        codes, labels = encoded.indices, encoded.dictionary
+    else:
+        codes = compute.index_in(values, value_set=labels)
+        if codes.null_count > values.null_count:
+            unseen = values.filter(compute.and_(codes.is_null(), values.is_valid())).unique()
+            labels = pa.concat_arrays([labels, unseen])
+            codes = compute.index_in(values, value_set=labels)
+    return codes.fill_null(-1).to_numpy(zero_copy_only=False), labels.to_pylist()
 
 
 def _addresses(column: NDArray[Any]) -> NDArray[np.intp]:

@@ -73,7 +73,7 @@ class PairCounts:
                 raise FeatgeoError(
                     argument, f"missing values and the category {MISSING_LABEL!r}", "Rename the category."
                 )
-            codes = np.where(codes < 0, len(labels), codes)
+            codes = np.where(codes < 0, len(labels), codes.astype(np.int64))
             labels = [*labels, MISSING_LABEL]
         moved = np.fromiter(
             (places.setdefault(label, len(places)) for label in labels), np.int64, len(labels)
@@ -85,11 +85,7 @@ class PairCounts:
     def _count(self, rows: Codes, columns: Codes, weight: Array | None) -> None:
         shape = len(self._places[0]), len(self._places[1])
         if not self._keys and shape[0] * shape[1] <= DENSE_CELLS:
-            keys = rows * shape[1]
-            keys += columns
-            counted: Array = np.asarray(
-                np.bincount(keys, weight, shape[0] * shape[1]), dtype=np.float64
-            ).reshape(shape)
+            counted = _count_cells(rows, columns, shape, (0, 0), weight)
             if self._dense is not None:
                 counted[: self._dense.shape[0], : self._dense.shape[1]] += self._dense
             self._dense = counted
@@ -98,7 +94,7 @@ class PairCounts:
             places = np.nonzero(self._dense)
             self._keys, self._weights = [(places[0] << 32) | places[1]], [self._dense[places]]
             self._dense = None
-        self._keys.append((rows << 32) | columns)
+        self._keys.append((rows.astype(np.int64) << 32) | columns)
         self._weights.append(np.ones(len(rows)) if weight is None else weight)
         if sum(map(len, self._keys[1:])) > max(2**22, len(self._keys[0])):
             self._merge_keys()
@@ -175,16 +171,31 @@ def _count_ranges(
 ) -> tuple[Codes, Codes, Array]:
     """Different pairs of integers of known ranges (least value, size), and their counts."""
     (top, height), (left, width) = rows, columns
-    counts = np.zeros(height * width, dtype=np.int64)
-    for start in range(0, len(x), BLOCK_ROWS):
-        keys = x[start : start + BLOCK_ROWS].astype(np.int64)
+    counts = _count_cells(x, y, (height, width), (top, left)).ravel()
+    cells = np.flatnonzero(counts)
+    return cells // width + top, cells % width + left, counts[cells]
+
+
+def _count_cells(
+    x: NDArray[Any],
+    y: NDArray[Any],
+    shape: tuple[int, int],
+    least: tuple[int, int],
+    weight: Array | None = None,
+) -> Array:
+    """Pairs of integers from these least values on, counted in a table of this shape; block by block, in the cache."""
+    (top, left), (height, width) = least, shape
+    counts = np.zeros(height * width)
+    step = max(BLOCK_ROWS, len(counts))  # a block costs a pass over the table
+    for start in range(0, len(x), step):
+        part = slice(start, start + step)
+        keys = x[part].astype(np.int64)
         keys -= top
         keys *= width
-        keys += y[start : start + BLOCK_ROWS]
+        keys += y[part]
         keys -= left
-        counts += np.bincount(keys, minlength=len(counts))
-    cells = np.flatnonzero(counts)
-    return cells // width + top, cells % width + left, counts[cells].astype(np.float64)
+        counts += np.bincount(keys, None if weight is None else weight[part], len(counts))
+    return counts.reshape(shape)
 
 
 def _as_array(labels: list[Hashable]) -> Labels:
