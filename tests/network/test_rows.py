@@ -304,3 +304,10 @@ def test_a_layer_too_wide_for_a_covariance_is_left_out_unless_it_is_named() -> N
     assert "17,920 features, whose covariance takes 2 GiB; name it in layers=" in report["0"].reason
     assert report["2"].status == "analysed"
     assert set(split_layers(model, "0")[0]) == {"0"}
+
+
+def test_more_outputs_than_can_be_decomposed_are_refused_before_memory_is_taken() -> None:
+    model = nn.Linear(6, 50_000)
+    x, y = float_blobs()
+    with pytest.raises(fg.FeatgeoError, match=r"model: found 50,000 outputs\. At most 8,192"):
+        fg.analyze(model, (x, y))

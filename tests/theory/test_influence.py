@@ -94,7 +94,8 @@ def influences(layer: Layer, decay: float) -> Tensor:
     readout, factor = thin_svd(solved.metric), solved.fit.factor
     half = readout.pseudo_inverse.T
 
-    def bend(matrix: Tensor) -> Tensor:
+    def bend(left: Tensor, right: Tensor) -> Tensor:
+        matrix = (left @ right.T + right @ left.T) / 2
         place = solved.action.clone().requires_grad_()
         root = layer.loss.factor(place)
         value = (root @ (half.T @ matrix @ half) * root).sum()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from featgeo.network.look import Outlook, still
-from featgeo.theory.linalg import thin_svd
 from featgeo.theory.noise import adjusted_gain
 
 
@@ -17,7 +16,7 @@ def feature_gain(outlook: Outlook) -> tuple[float, float]:
     so that layers can be compared along depth. Where features tell nothing, √N times the matrix is Gaussian with the
     covariance Q of the whitened scores on its rows, and the standard deviation of the gain is √(r/2) ‖Q‖ / N.
     """
-    metric, rank, samples = thin_svd(outlook.output.factor), outlook.whitener.rank, outlook.moments.count
+    metric, rank, samples = outlook.output.readout, outlook.whitener.rank, outlook.moments.count
     half = (metric.right / metric.values).T
     modes = half @ outlook.white[len(outlook.output.output) :]
     scores = half @ outlook.statistic_covariance @ half.T

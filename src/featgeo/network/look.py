@@ -120,8 +120,9 @@ class Outlook:
         lost = 0.5 * (factor @ step).square().sum() - self.output.residual @ step
         unit = torch.eye(self._width, dtype=torch.float64)
         action = self.output.action
+        svd = self.output.readout
         return Stand(
-            "average", unit, factor, thin_svd(factor), action, step, lost.item(), self.output.loss, 1.0
+            "average", unit, factor, svd, action, step, lost.item(), self.output.loss, 1.0, metric_svd=svd
         )
 
     def average(
@@ -152,6 +153,7 @@ class Outlook:
             self.output.loss,
             determination,
             tail=tail,
+            metric_svd=self.output.readout,
         )
 
     def at_point(self, point: OperatingPoint) -> Stand:
@@ -163,13 +165,14 @@ class Outlook:
             "bayes",
             point.jacobian,
             metric,
-            thin_svd(metric @ point.jacobian),
+            point.curvature,
             point.output,
             step,
             lost.item(),
             point.loss,
             None,
             point.saturated,
+            metric_svd=point.readout,
         )
 
     def fit(self, stand: Stand) -> LayerFit:

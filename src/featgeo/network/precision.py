@@ -12,7 +12,7 @@ from featgeo.network.layers import groups_of
 from featgeo.theory.influence import Rows, influence, standard_error
 from featgeo.theory.layer import LayerFit
 from featgeo.theory.linalg import solve_ridge
-from featgeo.theory.risk import CanonicalRisk, Risk
+from featgeo.theory.risk import CanonicalRisk
 
 if TYPE_CHECKING:
     from featgeo.network.look import Outlook
@@ -36,26 +36,31 @@ def standard_errors(outlook: Outlook, stand: Stand, fit: LayerFit) -> Errors:
     ):
         return None, None, None
     readout, covariance = stand.readout, outlook.moments.covariance
-    half = (readout.left / readout.values) @ readout.right.T  # (R_o⁺)ᵀ (p, d)
 
     def adjoint(right: Tensor) -> Tensor:
         return solve_ridge(stand.factor, right, covariance, outlook.weight_decay)
 
-    def bend(matrix: Tensor) -> Tensor:
-        return half @ _metric_slope(outlook.risk, stand.output, half.T @ matrix @ half)
+    risk = outlook.risk if isinstance(outlook.risk, CanonicalRisk) else None
 
-    side, width = outlook.sample.companion.to(torch.float64) - outlook.pair.mean, half.shape[1]
+    def bend(left: Tensor, right: Tensor) -> Tensor:
+        assert risk is not None
+        pulled = (
+            readout.right @ ((readout.left.T @ part) / readout.values[:, None]) for part in (left, right)
+        )
+        return readout.dual(risk.metric_slope(stand.output, *pulled)[:, None])[:, 0]
+
+    side, width = outlook.sample.companion.to(torch.float64) - outlook.pair.mean, len(stand.output)
     rows = Rows(
         outlook.rows - outlook.moments.mean.to(outlook.rows),
-        side[:, width:] @ half.T,
+        readout.dual(side[:, width:].T).T,
         side[:, :width] @ stand.metric.T,
     )
     found = influence(
         fit,
         rows,
-        half @ outlook.white[width:],
+        readout.dual(outlook.white[width:]),
         outlook.whitener,
-        bend if isinstance(outlook.risk, CanonicalRisk) else None,
+        bend if risk else None,
         stand.tail,
         adjoint if outlook.weight_decay else None,
     )
@@ -63,15 +68,3 @@ def standard_errors(outlook: Outlook, stand: Stand, fit: LayerFit) -> Errors:
     errors = standard_error(found, sample.batch, sample.weight, outlook.moments.count, outlook.batches)
     alignment, available, used = (value if math.isfinite(value) else None for value in errors.tolist())
     return alignment, available, used
-
-
-def _metric_slope(risk: Risk, output: Tensor, matrix: Tensor) -> Tensor:
-    """∂ tr(M X)/∂g (d,) at an output; zero in directions of saturation, where it is not finite."""
-    with torch.enable_grad():
-        place = output.detach().clone().requires_grad_()
-        factor = risk.factor(place)
-        value = ((factor @ matrix) * factor).sum()
-        if not value.requires_grad:
-            return torch.zeros_like(output)
-        (slope,) = torch.autograd.grad(value, place)
-    return slope.nan_to_num(0.0, 0.0, 0.0)

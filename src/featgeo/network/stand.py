@@ -49,6 +49,7 @@ class Stand:
         saturated: neurons whose derivative vanishes.
         beside: what differs where another road bypasses the layer.
         tail: the regression on the data that the Jacobian comes from, if it does.
+        metric_svd: thin SVD of the metric, where it is known already.
     """
 
     at: str
@@ -63,8 +64,9 @@ class Stand:
     saturated: tuple[int, ...] = ()
     beside: Beside | None = None
     tail: AverageTail | None = None
+    metric_svd: ThinSVD | None = None
 
     @cached_property
     def readout(self) -> ThinSVD:
         """The metric itself: R of a free linear read-out."""
-        return thin_svd(self.metric)
+        return self.metric_svd or thin_svd(self.metric)

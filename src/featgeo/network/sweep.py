@@ -25,6 +25,7 @@ from featgeo.network.taps import Frame, Seen, reader, tapping
 from featgeo.theory.extent import extent
 from featgeo.theory.losses import CanonicalLoss, CrossEntropy, Loss
 
+MOST = 8192  # outputs: with the targets' statistic their covariance takes 2 GiB, and is decomposed
 PROBES = 8  # samples kept to check what depends on the input
 
 Statistic = Callable[[Tensor, int], Tensor]  # checked targets, width -> T(y) (m, d)
@@ -153,6 +154,12 @@ class Pass:
         if not len(outputs):
             return
         width = outputs.shape[1]
+        if width > MOST:
+            raise FeatgeoError(
+                "model",
+                f"{width:,} outputs",
+                f"At most {MOST:,}: their covariance is decomposed. Merge outputs in forward= (docs/models.md).",
+            )
         checked = self.loss.arranged(targets.to(outputs.device, non_blocking=True), width)
         self._extents.append((extent(checked), checked.is_floating_point(), width))
         if not checked.is_floating_point() and isinstance(self.loss, CrossEntropy):

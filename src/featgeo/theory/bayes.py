@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from featgeo.theory.linalg import thin_svd
+from featgeo.theory.linalg import ThinSVD, thin_svd
 from featgeo.theory.losses import CanonicalLoss
 from featgeo.theory.risk import CanonicalRisk, Risk, hessian_of
 
@@ -42,6 +42,8 @@ class OperatingPoint:
         residual: E[∂loss/∂g] (d,) there; zero where the tail reaches the output's own Bayes action.
         jacobian: ∂g/∂z (d, n) at c.
         factor: R (r, n) with RᵀR = H, the Gauss-Newton metric.
+        curvature: thin SVD of R.
+        readout: thin SVD of the factor of the output's own metric at g(c), R before the tail.
         loss: E[loss(g(c), Y)].
         decrement: the further decrease of the loss that a Gauss-Newton step promises; about 0 at a minimum.
         unreached: the decrease still promised if the output itself could move freely; about 0 where g reaches.
@@ -56,6 +58,8 @@ class OperatingPoint:
     residual: Tensor
     jacobian: Tensor
     factor: Tensor
+    curvature: ThinSVD
+    readout: ThinSVD
     loss: float
     decrement: float
     unreached: float
@@ -133,22 +137,23 @@ class _Place(NamedTuple):
         return cls(action, *jacobian_of(tail, action, width))
 
 
-def _describe(risk: Risk, place: _Place, tolerance: float, steps: int) -> OperatingPoint:
-    """The operating point at an action, without the saturation test."""
+def _describe(risk: Risk, place: _Place, tolerance: float, steps: int, bare: bool = False) -> OperatingPoint:
+    """The operating point at an action, without the saturation test; bare where the tail is the identity."""
     action, output, jacobian = place
     residual, outer = risk.gradient(output), risk.factor(output)
-    factor = outer @ jacobian
-    decrement = _decrement(factor, jacobian.T @ residual)
+    readout = thin_svd(outer)
+    factor = outer if bare else outer @ jacobian
+    curvature = readout if bare else thin_svd(factor)
+    decrement = _decrement(curvature, jacobian.T @ residual)
     loss = risk.value(output[None])[0].item()
     return OperatingPoint(
-        action, output, residual, jacobian, factor, loss, decrement, _decrement(outer, residual),
-        decrement <= tolerance * max(1.0, abs(loss)), steps, (),
+        action, output, residual, jacobian, factor, curvature, readout, loss, decrement,
+        _decrement(readout, residual), decrement <= tolerance * max(1.0, abs(loss)), steps, (),
     )  # fmt: skip
 
 
-def _decrement(factor: Tensor, gradient: Tensor) -> float:
+def _decrement(svd: ThinSVD, gradient: Tensor) -> float:
     """½ gᵀH⁺g with H = RᵀR: the decrease that a full Newton step promises; infinite for a slope without curvature."""
-    svd = thin_svd(factor)
     along = svd.right.T @ gradient
     if (gradient - svd.right @ along).norm() > FLAT:
         return math.inf
@@ -259,7 +264,7 @@ def bayes_action(
     tolerance = 1e-20 if precision == torch.float64 else torch.finfo(precision).eps ** 1.5
     if tail is None and isinstance(risk, CanonicalRisk) and isinstance(risk.loss, CanonicalLoss):
         action, cut = risk.loss.action(risk.mean)
-        point = _describe(risk, _Place(action, action, torch.eye(len(action)).to(action)), 1e-12, 0)
+        point = _describe(risk, _Place(action, action, torch.eye(len(action)).to(action)), 1e-12, 0, True)
         saturated = tuple(int(i) for i in cut.nonzero()[:, 0])
         return replace(point, saturated=saturated, converged=True)
     if start is None:

@@ -31,6 +31,7 @@ UNLIKE = 3.72  # normal deviate (1e-4) of the variance between batches from whic
 
 
 Map = Callable[[Tensor], Tensor]
+Bend = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def influence(
     rows: Rows,
     cross: Tensor,
     whitener: Whitener,
-    bend: Map | None = None,
+    bend: Bend | None = None,
     tail: AverageTail | None = None,
     adjoint: Map | None = None,
 ) -> Tensor:
@@ -64,7 +65,7 @@ def influence(
         rows: the samples.
         cross: (R_o⁺)ᵀ Cov(T, white features) (p, r).
         whitener: of Σ.
-        bend: X (p, p) -> ∂ tr(M X)/∂t (p,), X and t both seen in the metric; None where M is known.
+        bend: X, Y (p, ·) -> ∂ tr(Xᵀ M Y)/∂t (p,), X, Y and t seen in the metric; None where M is known.
         tail: the regression that J is; None where J is known.
         adjoint: G (n, k) -> V (n, k) with H V Σ + λV = G; None without a penalty.
     """
@@ -87,12 +88,12 @@ def influence(
         (s - u / 2) * u,
     ]
     if bend is not None:  # through the metric
-        with_best, with_used = (bend(part @ part.T / 2).to(s) for part in (fit.modes, used))
+        with_best, with_used = (bend(part, part).to(s) / 2 for part in (fit.modes, used))
         if step is None:
             curve = other * with_best - own * with_used
         else:
-            mixed = (inner * used - along @ whitener.root) @ aimed.T
-            curve = bend((mixed + mixed.T - other * aimed @ aimed.T) / 2).to(s) - own * with_used
+            mixed = inner * used - along @ whitener.root - other / 2 * aimed
+            curve = bend(mixed, aimed).to(s) - own * with_used
         for i, bent in enumerate((curve, -with_best, -with_used)):
             parts[i] = parts[i] + s * bent
     if tail is not None:  # through the regression

@@ -19,6 +19,8 @@ from torch import Tensor
 from featgeo.errors import FeatgeoError
 from featgeo.theory.extent import extent, real_targets
 
+FLOOR = 1e-154  # of means that are zero: its square is still a number, and arithmetic with it is not slow
+
 
 class Loss(ABC):
     """A loss of an output z (m, d) and targets (m, ...)."""
@@ -157,7 +159,7 @@ class CrossEntropy(CanonicalLoss):
     def action(self, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Log P_Y; an absent class gets a finite floor."""
         absent = mean <= 0
-        return mean.clamp_min(torch.finfo(torch.float64).tiny).log(), absent
+        return mean.clamp_min(FLOOR).log(), absent
 
 
 class MeanSquare(CanonicalLoss):
@@ -245,8 +247,7 @@ class BinaryCrossEntropy(CanonicalLoss):
     def action(self, mean: Tensor) -> tuple[Tensor, Tensor]:
         """logit E[Y]; a constant label gets a finite floor."""
         p = mean * mean.shape[-1]
-        tiny = torch.finfo(torch.float64).tiny
-        return p.clamp_min(tiny).log() - (1 - p).clamp_min(tiny).log(), (p <= 0) | (p >= 1)
+        return p.clamp_min(FLOOR).log() - (1 - p).clamp_min(FLOOR).log(), (p <= 0) | (p >= 1)
 
 
 class Poisson(CanonicalLoss):
@@ -287,4 +288,4 @@ class Poisson(CanonicalLoss):
     def action(self, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Log E[Y]; an output whose counts are all zero gets a finite floor."""
         rate = mean * mean.shape[-1]
-        return rate.clamp_min(torch.finfo(torch.float64).tiny).log(), rate <= 0
+        return rate.clamp_min(FLOOR).log(), rate <= 0
