@@ -34,7 +34,7 @@ class Section:
     """
 
     def __init__(self, name: str, title: str, prefix: str = "") -> None:
-        self.name, self.prefix = name, prefix
+        self.name, self.prefix, self.begin = name, prefix, time.perf_counter()
         self.parts = [f"## {title}"]
 
     def say(self, text: str) -> None:
