@@ -15,6 +15,8 @@ from featgeo.errors import FeatgeoError
 from featgeo.network.keep import home_of
 from featgeo.network.layout import Layout
 
+MOST = 8192  # outputs: with the targets' statistic their covariance takes 2 GiB, and is decomposed
+
 Forward = Callable[[nn.Module, Inputs], Any]
 
 
@@ -83,3 +85,14 @@ def forward_batch(run: Runner, inputs: Inputs, number: int) -> Tensor:
     if len(outputs) % samples if run.layout.expand else len(outputs) != samples:
         raise FeatgeoError("model", f"{len(outputs)} output rows for {samples} inputs", "One row per sample.")
     return outputs if outputs.dtype in (torch.float32, torch.float64) else outputs.float()
+
+
+def bounded(outputs: Tensor) -> Tensor:
+    """These output rows (r, d), unless there are so many outputs that their covariance is out of reach."""
+    if outputs.shape[1] > MOST:
+        raise FeatgeoError(
+            "model",
+            f"{outputs.shape[1]:,} outputs",
+            f"At most {MOST:,}: their covariance is decomposed. Merge outputs in forward= (docs/models.md).",
+        )
+    return outputs

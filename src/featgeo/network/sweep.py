@@ -19,13 +19,12 @@ from featgeo.data.sample import KEPT, TOGETHER, Keeper, Sample
 from featgeo.errors import FeatgeoError
 from featgeo.network.arrange import Arrangement, over_calls
 from featgeo.network.layers import Layer, Projection
-from featgeo.network.run import Runner, forward_batch
+from featgeo.network.run import Runner, bounded, forward_batch
 from featgeo.network.survey import Survey
 from featgeo.network.taps import Frame, Seen, reader, tapping
 from featgeo.theory.extent import extent
 from featgeo.theory.losses import CanonicalLoss, CrossEntropy, Loss
 
-MOST = 8192  # outputs: with the targets' statistic their covariance takes 2 GiB, and is decomposed
 PROBES = 8  # samples kept to check what depends on the input
 
 Statistic = Callable[[Tensor, int], Tensor]  # checked targets, width -> T(y) (m, d)
@@ -147,19 +146,13 @@ class Pass:
         run, layout = self.run, self.run.layout
         self._calls.clear()
         self.frame.samples, self.frame.keep = sample_count(inputs), position_mask(inputs)
-        made = forward_batch(run, inputs, self.batches)
+        made = bounded(forward_batch(run, inputs, self.batches))
         self.batches += 1
         targets, kept = layout.labelled(made, targets)
         outputs = made if kept is None else made[kept.to(made.device)]
         if not len(outputs):
             return
         width = outputs.shape[1]
-        if width > MOST:
-            raise FeatgeoError(
-                "model",
-                f"{width:,} outputs",
-                f"At most {MOST:,}: their covariance is decomposed. Merge outputs in forward= (docs/models.md).",
-            )
         checked = self.loss.arranged(targets.to(outputs.device, non_blocking=True), width)
         self._extents.append((extent(checked), checked.is_floating_point(), width))
         if not checked.is_floating_point() and isinstance(self.loss, CrossEntropy):
