@@ -159,3 +159,15 @@ def test_a_width_that_changes_is_an_error(before: int) -> None:
     batches = [torch.randn(4, 2)] * before + [torch.randn(4, 3)]
     with pytest.raises(FeatgeoError, match="width 3 after 2 in earlier batches"):
         feed(MomentStream("layer 'fc'"), *batches)
+
+
+def test_rows_are_written_into_the_memory_of_the_last_batch_where_that_is_asked_for() -> None:
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 5
+    stream, places = MomentStream("x"), set()
+    for part in x.split([10, 16, 14]):
+        centred, shift = stream.centre(part, again=True)
+        assert torch.equal(centred, part - shift)
+        stream.add(centred, Companion.of(centred[:, :1], shift[:1]))
+        places.add(centred.data_ptr())
+    assert len(places) == 2  # the second batch is larger than the first
+    torch.testing.assert_close(stream.result().covariance, torch.cov(x.T, correction=0))

@@ -114,6 +114,7 @@ class MomentStream:
         self.precision = torch.float64
         self._batches = 0
         self._block: _Block | None = None
+        self._space: Tensor | None = None
 
     @property
     def shift(self) -> Tensor:
@@ -121,8 +122,14 @@ class MomentStream:
         assert self._block is not None
         return self._block.shift
 
-    def centre(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """A fresh tensor x - shift (m, k) in float32 or better, and the block's shift (k,)."""
+    def centre(self, x: Tensor, again: bool = False) -> tuple[Tensor, Tensor]:
+        """x - shift (m, k) in float32 or better, and the block's shift (k,).
+
+        Args:
+            x: rows (m, k).
+            again: whether to write into the memory of the last batch, which has been added and is not used any more:
+                rows that are made during a forward pass and outlive it would break up the memory of the next pass.
+        """
         x = x if x.dtype in (torch.float32, torch.float64) else x.float()
         if self._block is None:
             self._block = _Block(x.mean(0))
@@ -132,7 +139,11 @@ class MomentStream:
             raise FeatgeoError(
                 self.name, f"width {x.shape[1]} after {width} in earlier batches", "Use one width."
             )
-        return x - self._block.shift, self._block.shift
+        if not again:
+            return x - self._block.shift, self._block.shift
+        if self._space is None or len(self._space) < len(x) or self._space.dtype != x.dtype:
+            self._space = torch.empty_like(x, memory_format=torch.contiguous_format)
+        return torch.sub(x, self._block.shift, out=self._space[: len(x)]), self._block.shift
 
     def add(self, centred: Tensor, companion: Companion) -> None:
         """Count one batch that :meth:`centre` has centred."""

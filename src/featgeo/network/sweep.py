@@ -136,9 +136,10 @@ class Pass:
         return tapping(self.layers, reader(self.layers, self._receive, self.seen, self.frame), outputs=False)
 
     def _receive(self, name: str, rows: Tensor, positions: Tensor | int) -> None:
-        centred = self.streams[name].centre(rows.flatten(0, -2))[0].reshape(rows.shape)
-        self._calls.setdefault(name, []).append((centred, positions))
-        whole = isinstance(positions, int) and positions == 1 and len(self._calls[name]) == 1
+        calls = self._calls.setdefault(name, [])
+        centred = self.streams[name].centre(rows.flatten(0, -2), again=not calls)[0].reshape(rows.shape)
+        calls.append((centred, positions))
+        whole = isinstance(positions, int) and positions == 1 and len(calls) == 1
         self.seen[name].averaged |= not (whole and not self.frame.expand)
 
     def add(self, inputs: Inputs, targets: Tensor) -> None:
