@@ -78,7 +78,7 @@ def leading_eigenvectors(
             return mixtures[:, :count].T @ known
         patience = np.log10(excess) // DIGITS
         if full:
-            size = count + 2 * BLOCK
+            size = count + (limit - count) // 3
             basis[:size] = mixtures[:, :size].T @ known
             projected.zero_()
             projected.diagonal()[:size] = values[:size]

@@ -136,31 +136,37 @@ class Dependence:
         if self.sparse:
             product: Array = self.counts.T @ _scale(left**2, self.counts @ _scale(right, v))
         else:
-            product = self._counts_gram(left**2, (right * v.T)).T
+            product = self._counts_gram(right * v.T).T
         a, c = self.image, self.root_columns
         along = c @ v
         product = _scale(right, product)
         product -= _outer(c, a @ v - (self.root_rows @ self.root_rows) * along) + _outer(a, along)
         return product
 
-    def _counts_gram(self, weights: Array, v: Array) -> Array:
-        """v Nᵀ diag(weights) N for v (columns,) or (k, columns); the table is read once, not twice.
-
-        Each thread has its own part of the rows; torch's threads would otherwise share each small product.
-        """
-        table, squares = tensor_of(self.counts), torch.from_numpy(weights)
+    def _counts_gram(self, v: Array) -> Array:
+        """v Nᵀ D N for v (columns,) or (k, columns), D the squares of the scale on the left; the table is read once."""
         rows = torch.from_numpy(np.atleast_2d(v))
-        parts = min(torch.get_num_threads(), len(table))
-        height = len(table) // parts
-        shared = slice(parts * height)
-        stack, scales = table[shared].view(parts, height, -1), squares[shared].view(parts, height, 1)
-        spread, product = rows.T.expand(parts, *rows.T.shape), rows.new_zeros(parts, *rows.shape)
-        for part in row_blocks((height, table.shape[1])):
-            block = stack[:, part]
-            product.baddbmm_(torch.bmm(block, spread).mul_(scales[:, part]).mT, block)
-        rest = table[parts * height :]
-        product[0].addmm_((rows @ rest.T).mul_(squares[parts * height :]), rest)
+        spread = rows.T.expand(len(self._stacks[0][0]), *rows.T.shape)
+        product = rows.new_zeros(len(spread), *rows.shape)
+        for blocks, squares in self._stacks:
+            image = torch.bmm(blocks, spread[: len(blocks)]).mul_(squares)
+            product[: len(blocks)].baddbmm_(image.mT, blocks)
         return product.sum(dim=0).numpy().reshape(v.shape)
+
+    @cached_property
+    def _stacks(self) -> list[tuple[Tensor, Tensor]]:
+        """Blocks of rows (threads, height, columns) and the squares of their scales on the left (threads, height, 1).
+
+        Each of torch's threads has a block of its own; they would otherwise share every small product.
+        """
+        counts, squares = tensor_of(self.counts), torch.from_numpy(self.scales[0] ** 2)
+        parts = min(torch.get_num_threads(), len(counts))
+        height = len(counts) // parts
+        even = slice(parts * height)
+        tables, scales = counts[even].view(parts, height, -1), squares[even].view(parts, height, 1)
+        stacks = [(tables[:, part], scales[:, part]) for part in row_blocks((height, counts.shape[1]))]
+        rest = slice(parts * height, len(counts))
+        return stacks + ([(counts[None, rest], squares[None, rest, None])] if rest.start < rest.stop else [])
 
     @cached_property
     def image(self) -> Array:
