@@ -120,26 +120,24 @@ class Dependence:
 
     def times(self, v: Array) -> Array:
         """B v for v (columns,) or (columns, k)."""
-        left, right = self.scales
-        scaled = _scale(right, v)
         if self.sparse:
-            product: Array = self.counts @ scaled
+            product: Array = self.matrix @ v
         else:
-            product = (tensor_of(self.counts) @ torch.from_numpy(scaled)).numpy()
-        product = _scale(left, product)
+            left, right = self.scales
+            image = tensor_of(self.counts) @ torch.from_numpy(_scale(right, v))
+            product = _scale(left, image.numpy())
         product -= _outer(self.root_rows, self.root_columns @ v)
         return product
 
     def gram_times(self, v: Array) -> Array:
         """BᵀB v = P̃ᵀP̃v - √c (aᵀv - |√r|² √cᵀv) - a √cᵀv with a = P̃ᵀ√r; dense counts are read once, not twice."""
-        left, right = self.scales
         if self.sparse:
-            product: Array = self.counts.T @ _scale(left**2, self.counts @ _scale(right, v))
+            product: Array = self.matrix.T @ (self.matrix @ v)
         else:
-            product = self._counts_gram(right * v.T).T
+            right = self.scales[1]
+            product = _scale(right, self._counts_gram(right * v.T).T)
         a, c = self.image, self.root_columns
         along = c @ v
-        product = _scale(right, product)
         product -= _outer(c, a @ v - (self.root_rows @ self.root_rows) * along) + _outer(a, along)
         return product
 
