@@ -1,9 +1,25 @@
-"""Networks that overhead.py measures beside its own: torchvision's ResNet-18, and a transformer encoder."""
+"""Networks that overhead.py measures: two small ones, torchvision's ResNet-18, and a transformer encoder."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+
+def mlp() -> nn.Module:
+    """784-512-256-10."""
+    return nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 10))
+
+
+def cnn() -> nn.Module:
+    """A small convolutional network for 28 x 28 images."""
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 28, 28)),
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(32, 10),
+    )  # fmt: skip
 
 
 class Block(nn.Module):
@@ -58,6 +74,16 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.blocks(self.embed(x)).mean(1))  # type: ignore[no-any-return]
+
+
+def images(samples: int) -> tuple[Tensor, Tensor]:
+    """Smooth random images (784,) with labels that depend on them."""
+    generator = torch.Generator().manual_seed(0)
+    modes = torch.randn(40, 784, generator=generator)
+    x = torch.randn(samples, 40, generator=generator) @ modes / 6 + 0.1 * torch.randn(
+        samples, 784, generator=generator
+    )
+    return x, x[:, :10].argmax(1)
 
 
 def pictures(samples: int) -> tuple[Tensor, Tensor]:
