@@ -6,7 +6,8 @@ targets, cross-moments, checks, solves, both operating points. Per network it pr
 - the median ratio of interleaved runs. Where another road leads past layers this is the shared pass (``subset=0``);
 - what bypassed layers cost apart: their frozen passes as multiples of a forward pass over the subset, per layer;
 - peak memory of a process that analyses four batches, beyond that of one that only runs the model on them and beyond
-  that of the bare loop, in multiples of the stored moments;
+  that of the bare loop, in multiples of the stored moments (each has analysed three numbers before, so that what is
+  loaded on first use, about 20 MiB, is not counted);
 and for the first network the peak at two sizes of the data.
 """
 
@@ -120,6 +121,8 @@ def peak(key: str, job: str) -> float:
     """Peak resident memory (MiB) of a job in a fresh process (Linux); ru_maxrss would begin at the parent's."""
     code = (
         "import re, sys; sys.path.insert(0, 'benchmarks'); from overhead import *; warnings.simplefilter('ignore');"
+        "case = Case('', lambda: nn.Linear(1, 1), lambda n: (torch.randn(n, 1), torch.randn(n, 1)), 3, 1);"
+        "fg.analyze(case.model(), case.batches(3), 'mse');"
         f"case = CASES[{key!r}]; model, batches = case.model(), case.batches(4 * BATCH); {job};"
         "print(int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1024)"
     )
