@@ -22,7 +22,7 @@ RELATIVE = 1e-13  # residual over its own eigenvalue
 ROUNDING = 1e-14  # residual over the largest eigenvalue
 CANCELLED = 1e-15  # residual over its root and over the norm of what cancels in products with B
 PRODUCTS = 5000  # of blocks
-DIGITS = 3  # that residuals may lose in a step: until they could be small, they are not looked at
+PACES = 0.1, 3.0  # digits that residuals lose in a step, at least and at most
 
 
 def basis_size(count: int) -> int:
@@ -55,9 +55,10 @@ def leading_eigenvectors(
     assert n > j + limit + BLOCK
     held = torch.empty((j + limit, n), dtype=torch.float64)
     held[:j] = null
-    basis, projected, size, patience = held[j:], torch.zeros((limit, limit), dtype=torch.float64), 0, 0.0
+    basis, projected, size = held[j:], torch.zeros((limit, limit), dtype=torch.float64), 0
+    due, seen, before = 0, 0, np.inf  # when residuals are looked at, were last, and their digits then
     block, _ = _orthonormal(_random(BLOCK, n, random_state), null, random_state, 0.0)
-    for _ in range(PRODUCTS):
+    for step in range(PRODUCTS):
         image, new = multiply(block), slice(size, size + BLOCK)
         basis[new], size = block, size + BLOCK
         known = basis[:size]
@@ -65,8 +66,8 @@ def leading_eigenvectors(
         projected[new, :size], projected[:size, new] = shares, shares.T
         floor = _rounding(float(torch.linalg.matrix_norm(projected)), cancelled)
         block, coupling = _orthonormal(image - shares @ known, held[: j + size], random_state, floor)
-        patience, full = patience - 1, size + BLOCK > limit
-        if size < count or (patience > 0 and not full):
+        full = size + BLOCK > limit
+        if size < count or (step < due and not full):
             continue
         values, mixtures = torch.linalg.eigh(projected[:size, :size])
         values, mixtures = values.flip(0), mixtures.flip(1)
@@ -76,7 +77,9 @@ def leading_eigenvectors(
         excess = float((residuals / allowed).max())
         if excess <= 1:
             return mixtures[:, :count].T @ known
-        patience = np.log10(excess) // DIGITS
+        digits = np.log10(excess)
+        pace = np.clip((before - digits) / max(1, step - seen), *PACES)
+        due, seen, before = step + max(1, int(digits / pace / 2)), step, digits  # half of what is left to do
         if full:
             size = count + (limit - count) // 3
             basis[:size] = mixtures[:, :size].T @ known
