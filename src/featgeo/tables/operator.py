@@ -126,8 +126,7 @@ class Dependence:
             left, right = self.scales
             image = tensor_of(self.counts) @ torch.from_numpy(_scale(right, v))
             product = _scale(left, image.numpy())
-        product -= _outer(self.root_rows, self.root_columns @ v)
-        return product
+        return _less_outer(product, self.root_rows, self.root_columns @ v)
 
     def gram_times(self, v: Array) -> Array:
         """BᵀB v = P̃ᵀP̃v - √c (aᵀv - |√r|² √cᵀv) - a √cᵀv with a = P̃ᵀ√r; dense counts are read once, not twice."""
@@ -136,10 +135,11 @@ class Dependence:
         else:
             right = self.scales[1]
             product = _scale(right, self._counts_gram(right * v.T).T)
-        a, c = self.image, self.root_columns
-        along = c @ v
-        product -= _outer(c, a @ v - (self.root_rows @ self.root_rows) * along) + _outer(a, along)
-        return product
+        along = self.root_columns @ v
+        if self.whole:
+            return _less_outer(product, self.root_columns, along)
+        product = _less_outer(product, self.root_columns, self.image @ v - self.covered * along)
+        return _less_outer(product, self.image, along)
 
     def _counts_gram(self, v: Array) -> Array:
         """v Nᵀ D N for v (columns,) or (k, columns), D the squares of the scale on the left; the table is read once."""
@@ -173,6 +173,11 @@ class Dependence:
             return self.root_columns
         left, right = self.scales
         return np.asarray(right * (self.counts.T @ (left * self.root_rows)), dtype=np.float64)
+
+    @cached_property
+    def covered(self) -> float:
+        """|√r|²: the share of the total in rows that are not excluded."""
+        return float(self.root_rows @ self.root_rows)
 
     def gram(self) -> LinearOperator:
         """BᵀB as a scipy LinearOperator."""
@@ -261,6 +266,10 @@ def _scale(weights: Array, v: Array) -> Array:
     return product
 
 
-def _outer(column: Array, row: Any) -> Array:
-    product: Array = column * row if np.ndim(row) == 0 else np.outer(column, row)
+def _less_outer(product: Array, column: Array, row: Any) -> Array:
+    """product (n,) or (n, k) less column (n,) times row () or (k,), in place."""
+    if product.ndim == 1:
+        product -= column * row
+    else:
+        torch.from_numpy(product).addr_(torch.from_numpy(column), torch.from_numpy(row), alpha=-1)
     return product
