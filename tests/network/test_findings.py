@@ -28,7 +28,8 @@ DEAD = "neurons before it are dead"
 LOST = "gain is lost along depth"
 STEP = "a step towards W* does not do what is predicted"
 UNFELT = "what its output has in common changes nothing"
-TITLES = {UNFELT, NOISE, FAR, STEP, HEAD, SATURATED, RANK, WIDE, DEAD, LOST}
+PROMISED = "more gain is promised than there is loss"
+TITLES = {UNFELT, NOISE, FAR, PROMISED, STEP, HEAD, SATURATED, RANK, WIDE, DEAD, LOST}
 PENALTY = 1e-3  # of training: without one hidden layers leave the local region of the Bayes action
 PAGE = Path(__file__).parents[2] / "docs" / "findings.md"
 
@@ -392,6 +393,29 @@ def test_a_step_that_does_not_do_what_is_predicted(steps: int, fault: bool) -> N
     found = titles(quiet(model, (x, y)))
     assert ((("inner", STEP) in found), (("outer", STEP) in found)) == (fault, fault)
     assert not {("inner", FAR), ("outer", FAR)} & found
+
+
+@pytest.mark.parametrize(("size", "fault"), [(1.0, False), (30.0, True)])
+def test_more_gain_promised_than_there_is_loss(size: float, fault: bool) -> None:
+    """Beside another road that carries large logits the quadratic would take all of them back."""
+    torch.manual_seed(0)
+    x, labels = blobs(0, count=600)
+    model = Residual().double()
+    with torch.no_grad():
+        model.head.weight *= size
+    report = quiet(model, (x, soft_labels(labels, 0.3)))
+    assert {layer for layer, title in titles(report) if title == PROMISED} == (
+        {"inner", "outer"} if fault else set()
+    )
+    for layer in (report["inner"], report["outer"]):
+        assert (layer.gain_available > layer.constant_loss) == fault
+    if fault:
+        finding = next(f for f in report.findings if (f.layer, f.title) == ("inner", PROMISED))
+        assert finding.severity == "doubt"
+        assert finding.value == report["inner"].gain_available / report["inner"].constant_loss > 2
+        assert report.to_dict()["loss"] == "cross_entropy"
+        unbounded = find(replace(report, loss="poisson"))
+        assert PROMISED not in {title for _, title in titles(unbounded)}
 
 
 def test_the_direction_that_a_layer_norm_takes_is_no_fault() -> None:

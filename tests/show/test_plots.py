@@ -88,6 +88,18 @@ def test_bars_that_are_cut_say_their_value():
     assert any(text.endswith("›") for text in texts)
 
 
+def test_no_bar_reaches_beyond_the_loss_that_there_is():
+    data = five_layers()
+    view = data["layers"]["fc1"]["views"]["average"]
+    view["gain_available"] = 121.0
+    figure = plots.gain(data)
+    assert "121 ›" in [text for text, _ in boxes(figure)]
+    reach = figure.axes[0].get_xlim()[1]
+    assert reach < 1.1 * view["constant_loss"]
+    data["loss"] = "poisson"  # may be negative, so that nothing bounds a gain
+    assert plots.gain(data).axes[0].get_xlim()[1] > 121
+
+
 def test_the_models_loss_stands_in_the_width_figure():
     figure = plots.width_curve(five_layers())
     assert any("1.19" in text for text, _ in boxes(figure))

@@ -9,7 +9,7 @@ from featgeo.show.digest import caption, findings, grouped, headline
 from featgeo.show.html import page
 from featgeo.show.rows import OWN, first_point, points, rows
 from featgeo.show.spoken import alignment as alignment_words
-from featgeo.show.words import number
+from featgeo.show.words import number, row_note
 from tests.show.fakes import fake_layer, fake_report, five_layers, many_layers
 
 
@@ -88,6 +88,16 @@ def test_findings_are_grouped_and_ordered():
     ]
     assert found[1].remedy == "Cut."
     assert found[1].layers[1] == ("b", "5 of 8.", "")
+
+
+def test_a_row_says_where_more_gain_is_promised_than_there_is_loss():
+    data = five_layers()
+    data["layers"]["fc1"]["views"]["average"]["gain_available"] = 121.0
+    found = {row.name: row for row in rows(data)}
+    assert [name for name, row in found.items() if row.promised] == ["fc1"]
+    assert row_note(found["fc1"], "average") == "gain of 121 promised where there is 2.30 to gain"
+    assert row_note(found["fc2"], "average") == ""
+    assert not any(row.promised for row in rows({**data, "loss": "poisson"}))
 
 
 def test_layers_are_shown_at_their_own_operating_points():

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from featgeo.network.report import Report
 from featgeo.network.views import Finding, LayerReport
-from featgeo.theory.named import NAMED
+from featgeo.theory.named import NAMED, NON_NEGATIVE
 
 SIGNAL = 1  # modes that must stand above the noise floor (5 % level)
 UNFELT = (
@@ -20,12 +20,12 @@ UNFELT = (
 LOCAL = 0.8  # locality below which the quadratic's numbers are doubted (docs/validation.md, whole networks)
 AGREES = 0.5  # the same for the agreement of predicted and actual decrease
 STEP = 2.0  # factor by which a small step towards W* may miss its prediction (docs/validation.md, beyond the region)
+PROMISED = 1  # gain available over the loss of the best constant, of losses that are never negative
 GAP = 0.1  # share of the gain of W* that the weights of the last layer miss
 LOST = 0.1  # share of the gain that a linear read-out has before a layer and no longer has after it
 CHANCE = 2.0  # standard deviations of chance that the loss of gain must exceed, too
 DEAD = 0.02  # share of a layer's neurons, one in fifty, that are dead or saturated
 DEPENDENT = 0.01  # share of a layer's features that others determine linearly, beside those that never vary
-BOUNDED = ("cross_entropy", "mse", "bce")  # losses that are never negative
 WIDE = 0.5  # share of the neurons that the modes for 99 % of the gain need
 
 FREE = 0.01  # share of the loss that may be lost where what is removed does nothing
@@ -52,7 +52,7 @@ def is_local(layer: LayerReport) -> bool:
 
 def _attainable(report: Report, layer: LayerReport) -> bool:
     """Whether the loss that the quadratic promises W* can be: of these losses none is below zero."""
-    return report.loss not in BOUNDED or bool(layer.gain_available <= layer.constant_loss)
+    return report.loss not in NON_NEGATIVE or bool(layer.gain_available <= PROMISED * layer.constant_loss)
 
 
 def _call(report: Report, name: str, more: str = "") -> str:
@@ -108,6 +108,22 @@ def _far(report: Report, layer: LayerReport) -> Iterator[Finding]:
             _call(report, "analyze", ", nulls=True"),
             layer.locality if by_locality else layer.agreement,
             LOCAL if by_locality else AGREES,
+        )
+
+
+def _promised(report: Report, layer: LayerReport) -> Iterator[Finding]:
+    """The quadratic goes on falling where the loss has long reached its least value."""
+    if not _attainable(report, layer):
+        yield Finding(
+            layer.name,
+            "more gain is promised than there is loss",
+            f"gain available {layer.gain_available:.3g}, {layer.gain_adjusted:.3g} less what noise shows, where the "
+            f"layer at its best constant leaves a loss of {layer.constant_loss:.3g}",
+            "Read its gains as proportions at most: the loss ends at zero, the quadratic does not.",
+            "doubt",
+            _call(report, "analyze", ", nulls=True"),
+            layer.gain_available / layer.constant_loss if layer.constant_loss else float("inf"),
+            PROMISED,
         )
 
 
@@ -262,5 +278,5 @@ def _numbers(neurons: tuple[int, ...]) -> str:
 
 
 TESTS: tuple[Callable[[Report, LayerReport], Iterator[Finding]], ...] = (
-    _noise, _far, _step, _head, _saturated, _dead, _dependent, _wide,
+    _noise, _far, _promised, _step, _head, _saturated, _dead, _dependent, _wide,
 )  # fmt: skip

@@ -95,7 +95,7 @@ def draw_marks(
 def draw_gain(figure: Sheet, rows: Sequence[Row], units: str) -> None:
     """Gain available, used and adjusted, and beside it what is lost to weights, bias and rank."""
     left, right = side_by_side(figure, [row.name for row in rows], right=1.5)
-    most = max([row.gain_available or 0.0 for row in rows] + [1e-12])
+    most = max([row.gain_drawn for row in rows] + [1e-12])
     lost = [(row.gap_weight or 0.0, row.gap_bias or 0.0, row.gap_rank or 0.0) for row in rows]
     used = [row.gain_used or 0.0 for row in rows]
     low = max(1.1 * min(used), -OVERSHOOT / 2 * most) if min(used) < 0 else 0.0
@@ -112,7 +112,9 @@ def draw_gain(figure: Sheet, rows: Sequence[Row], units: str) -> None:
         stop = [begin + gaps[part] for begin, gaps in zip(start, lost, strict=True)]
         _bars(right, start, stop, color)
         start = stop
-    for i, (gain, total) in enumerate(zip(used, start, strict=True)):
+    for i, (row, gain, total) in enumerate(zip(rows, used, start, strict=True)):
+        if (row.gain_available or 0.0) > 1.04 * most:
+            _cut(left, 1.04 * most, i, number(row.gain_available), "right")
         if gain < low:
             _cut(left, low, i, number(gain), "left")
         if total > high:

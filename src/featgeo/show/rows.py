@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from featgeo.errors import FeatgeoError
+from featgeo.theory.named import NON_NEGATIVE
 
 POINTS = ("average", "bayes", "jacobian")  # the operating points, in the order in which they are shown
 OWN = "own"  # instead of one of them: each layer's own, where the report chose different ones
@@ -32,6 +33,8 @@ class Row:
         significant: number of modes above the noise floor.
         rank99: number of modes that hold 99 % of the gain of the significant ones.
         width_curve: predicted loss with 0, 1, 2, ... modes kept.
+        promised: whether the gain available exceeds the loss of the best constant, which no loss does that is never
+            negative.
     """
 
     name: str
@@ -65,11 +68,18 @@ class Row:
     significant: int | None = None
     rank99: int | None = None
     width_curve: tuple[float, ...] = ()
+    promised: bool = False
 
     @property
     def size(self) -> str:
         """Neurons x inputs, or empty where unknown."""
         return f"{self.neurons:,} × {self.inputs:,}" if self.neurons else ""
+
+    @property
+    def gain_drawn(self) -> float:
+        """The gain available, as far as there is loss for it."""
+        gain, loss = self.gain_available or 0.0, self.constant_loss or 0.0
+        return min(gain, loss) if self.promised else gain
 
     @property
     def null_values(self) -> tuple[float, ...]:
@@ -122,7 +132,10 @@ def rows(data: Mapping[str, Any], at: str | None = None) -> list[Row]:
     """One row per layer, in the report's order, at an operating point (the one shown first by default)."""
     at = at or first_point(data)
     layers = data["layers"].items()
-    return [_row(name, layer, _own(layer, data["at"]) if at == OWN else at) for name, layer in layers]
+    bounded = data["loss"] in NON_NEGATIVE
+    return [
+        _row(name, layer, _own(layer, data["at"]) if at == OWN else at, bounded) for name, layer in layers
+    ]
 
 
 def _own(layer: Mapping[str, Any], otherwise: str) -> str:
@@ -143,7 +156,7 @@ def printable(text: Any) -> str:
     return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in str(text))
 
 
-def _row(name: str, layer: Mapping[str, Any], at: str) -> Row:
+def _row(name: str, layer: Mapping[str, Any], at: str, bounded: bool) -> Row:
     shown = printable(name) or "(the model)"
     common: dict[str, Any] = {
         "name": shown,
@@ -162,7 +175,7 @@ def _row(name: str, layer: Mapping[str, Any], at: str) -> Row:
     numbers: dict[str, Any] = {key: finite(view.get(key)) for key in NUMBERS}
     values = tuple(value for item in view["spectrum"] if (value := finite(item)) is not None)
     spectrum = values if len(values) == len(view["spectrum"]) else ()
-    floor = numbers["noise_floor"]
+    floor, gain, loss = (numbers[key] for key in ("noise_floor", "gain_available", "constant_loss"))
     significant = sum(value > floor for value in spectrum) if floor is not None else len(spectrum)
     return Row(
         **common,
@@ -176,7 +189,8 @@ def _row(name: str, layer: Mapping[str, Any], at: str) -> Row:
         },
         significant=significant,
         rank99=_rank(spectrum[:significant], 0.99),
-        width_curve=_width_curve(numbers["constant_loss"], spectrum),
+        width_curve=_width_curve(loss, spectrum),
+        promised=bounded and gain is not None and loss is not None and gain > loss,
     )
 
 

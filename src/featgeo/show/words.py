@@ -140,6 +140,9 @@ def sentence(text: Any) -> str:
 
 def row_note(row: Row, at: str) -> str:
     """Why a row is incomplete or special, in words; empty where nothing is to be said."""
+    if row.promised:
+        told = f"gain of {number(row.gain_available)} promised where there is {number(row.constant_loss)} to gain"
+        return f"{row.reason}; {told}" if row.reason else told
     if row.has_view or row.status == "skipped":
         return row.reason
     return row.reason or f"not analysed at this operating point ({POINT_NAMES.get(at, at)})"

@@ -25,6 +25,11 @@ NAMED: dict[str, Callable[[], Loss]] = {
     "bce": BinaryCrossEntropy,
     "poisson": Poisson,
 }
+NON_NEGATIVE = (
+    "cross_entropy",
+    "mse",
+    "bce",
+)  # of these names; nothing can gain more than the constant's loss
 
 
 class CallableLoss(Loss):

@@ -52,14 +52,14 @@ def test_pages_and_fragments_are_well_formed_and_load_nothing(name):
 def test_figures_say_their_numbers_in_words(page_of_twelve):
     drawings = Page(page(two())).all("svg")
     assert [drawing["role"] for drawing in drawings] == ["img", "img"]
-    assert "fc2: large 0.41 and 0.82, small – and –" in str(drawings[0]["aria-label"])
+    assert "fc2: large 0.41 ± 0.01 and 0.82, small – and –" in str(drawings[0]["aria-label"])
     assert "The tables below list every number" in str(Page(page_of_twelve).all("svg")[0]["aria-label"])
 
 
 def test_the_tables_hold_every_number():
     rows = [cells for cells in Page(page(two())).cells if cells and cells[0].startswith("fc2")]
     assert [[cell.strip() for cell in row[1:]] for row in rows[:2]] == [
-        ["0.41", "– absent"],
+        ["0.41 ± 0.01", "– absent"],
         ["0.82", "– absent"],
     ]
     assert any(cells[1].strip() == "−5.62" for cells in rows)

@@ -33,11 +33,12 @@ class Number:
     word: str = ""
 
     def text(self, row: Row) -> str:
-        """The number in a row; a dash where there is none."""
+        """The number in a row, with its standard error where there is one; a dash where there is no number."""
         value = getattr(row, self.field)
         if value is None:
             return words.DASH
-        return str(value) if isinstance(value, int) else words.number(value, decimals=self.decimals)
+        told = str(value) if isinstance(value, int) else words.number(value, decimals=self.decimals)
+        return f"{told} {words.margin(getattr(row, f'{self.field}_error', None))}".rstrip()
 
 
 NUMBERS = (

@@ -23,7 +23,7 @@ from featgeo.show.rows import Row, printable
 from featgeo.show.style import themed_svg
 
 READ_OUT = 40  # most marks of a figure that are read out one by one
-WORDS = ("Operating point", "Rank 99 %", "Gain adjusted")
+WORDS = ("Operating point", "Rank 99 %", "Gain adjusted", "Standard error")
 
 
 def page(data: Mapping[str, Any]) -> str:

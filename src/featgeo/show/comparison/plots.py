@@ -114,16 +114,16 @@ def _gain(
     tall: float,
     data: Mapping[str, Any],
 ) -> list[Artist]:
-    """Gains used far below zero are not drawn: the axis would show nothing else."""
+    """Gains far below zero or above the loss are not drawn: the axis would show nothing else."""
     left, right = _axes(figure, series, tall)
     handles = draw_marks({left: "gain_used", right: "gain_available"}, series, marks)
-    most = max([1e-12, *_values(series, "gain_available")])
+    most = max([1e-12, *_values(series, "gain_drawn")])
     used = _values(series, "gain_used")
     low = max(1.1 * min([0.0, *used]), -OVERSHOOT / 2 * most)
     left.set_xlim(low - 0.02 * most, 1.04 * most)
     right.set_xlim(-0.02 * most, 1.04 * most)
     left.axvline(0, color=style.MUTED, linewidth=0.7, zorder=1)
-    for line in left.lines:
+    for line in (*left.lines, *right.lines):
         line.set_clip_on(True)
     left.xaxis.set_major_locator(MaxNLocator(4))
     right.xaxis.set_major_locator(MaxNLocator(3))
