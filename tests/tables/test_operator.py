@@ -121,8 +121,11 @@ def test_a_tolerance_bounds_the_residuals(solver):
 
 @pytest.mark.parametrize("turn", [np.asarray, np.asfortranarray])
 @pytest.mark.parametrize("entry", [-1e-3, np.nan, np.inf, -np.inf])
-def test_entries_that_are_no_counts_are_found_in_large_tables(entry, turn):
+def test_entries_that_are_no_counts_are_found(entry, turn):
     counts = np.ones((700, 400))
     counts[613, 377] = entry
     with pytest.raises(FeatgeoError, match=r"negative entry at \[613, 377\]|NaN or infinite"):
         ModalDecomposition(n_components=2).fit(turn(counts))
+    counts[612, 376], counts[611, 377] = np.inf, 1e308
+    with pytest.raises(FeatgeoError, match="NaN or infinite"):
+        ModalDecomposition(n_components=2).fit(turn(counts[600:]))  # a small one

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ FEW = 16  # rows of the head for each of its labels, at least, where labels are 
 SAMPLED = 2**12  # addresses
 INTEGERS = [np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)][:-1]
 Codes = NDArray[np.signedinteger[Any]]
+T = TypeVar("T")
 
 
 def factor(values: Any, argument: str) -> tuple[Codes, list[Hashable]]:
@@ -137,8 +138,15 @@ def factor_pair(x: Any, y: Any) -> tuple[tuple[Codes, list[Hashable]], tuple[Cod
         raise FeatgeoError(
             "x, y", f"columns of lengths {len(x):,} and {len(y):,}", "Pass columns of one length."
         )
+    return for_both(factor, x, y)
+
+
+def for_both(job: Callable[[Any, str], T], x: Any, y: Any) -> tuple[T, T]:
+    """A job on both columns and their names; long ones at once, in two threads."""
+    if len(x) < HEAD:
+        return job(x, "x"), job(y, "y")
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.submit(factor, x, "x"), pool.submit(factor, y, "y")
+        first, second = pool.submit(job, x, "x"), pool.submit(job, y, "y")
         return first.result(), second.result()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+THREADED_CELLS = 2**18  # smaller tables are not worth waiting for a thread
 BLOCK_CELLS = 120_000  # of float64, just under a megabyte: a block stays in the cache between its uses
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from featgeo.errors import FeatgeoError
-from featgeo.tables.codes import INTEGERS, MISSING_LABEL, Codes, factor_pair, order_labels
+from featgeo.tables.codes import INTEGERS, MISSING_LABEL, Codes, factor_pair, for_both, order_labels
 from featgeo.tables.counts import Array, Labels
 
 Missing = Literal["drop", "category", "error"]
@@ -157,13 +157,18 @@ def _ranges(x: Any, y: Any) -> tuple[tuple[int, int], tuple[int, int]] | None:
     """Least value and range of two columns of integers, where counting them block by block pays."""
     if not (len(x) == len(y) > 2 * BLOCK_ROWS):
         return None
-    found = []
-    for values in (x, y):
-        if not (isinstance(values, np.ndarray | pd.Series) and values.ndim == 1 and values.dtype in INTEGERS):
-            return None
-        low = int(values.min())
-        found.append((low, int(values.max()) - low + 1))
-    return (found[0], found[1]) if found[0][1] * found[1][1] <= FEW_CELLS else None
+    if not all(
+        isinstance(values, np.ndarray | pd.Series) and values.ndim == 1 and values.dtype in INTEGERS
+        for values in (x, y)
+    ):
+        return None
+    found = for_both(_range, x, y)
+    return found if found[0][1] * found[1][1] <= FEW_CELLS else None
+
+
+def _range(values: Any, _: str) -> tuple[int, int]:
+    low = int(values.min())
+    return low, int(values.max()) - low + 1
 
 
 def _count_ranges(
