@@ -176,8 +176,9 @@ def make_table(
         if counts.nnz and not counts.data.all():
             counts = counts.copy()
             counts.eliminate_zeros()
-    *sums, least = _margins(counts)
-    total = float(sums[0].sum())
+    with np.errstate(invalid="ignore", over="ignore"):  # entries that are no counts show in the sums
+        *sums, least = _margins(counts)
+        total = float(sums[0].sum())
     if least < 0 or not np.isfinite(total):
         check_entries(counts)
     if not np.isfinite(total) or total <= 0:
