@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from featgeo.network.arrange import Arrangement
 from featgeo.network.attention import Handler, opened
 from featgeo.network.keep import undisturbed
 from featgeo.network.layers import Projection
+from featgeo.network.taps import Frame, Seen, reader, tapping
 
 PARTS: tuple[Any, ...] = ("q", "k", "v", "out")
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -156,3 +158,19 @@ def test_beside_a_mode_of_the_users_and_opened_twice() -> None:
             assert torch.equal(module(*arguments, **call)[0], wanted)
             assert torch._C._len_torch_function_stack() == depth + 1
     assert seen == ["q'", "k'", "v'", "out'"]
+
+
+@pytest.mark.parametrize("parts", ["qkv", "k", "v"])
+def test_rows_of_one_tensor_are_made_once_and_never_those_of_an_earlier_call(parts: str) -> None:
+    module, (query, _, _), call = built("positions first")
+    layers = {part: Projection(module, part) for part in parts}
+    seen = {part: Seen(Arrangement(1)) for part in layers}
+    rows: dict[str, Tensor] = {}
+    read = reader(layers, lambda name, found, _: rows.__setitem__(name, found), seen, Frame(7))
+    with undisturbed(module), tapping(layers, read, outputs=False):
+        for _ in range(2):
+            query += 1  # in place: the same tensor with other values
+            module(query, query, query, **call)
+            for part in parts:
+                torch.testing.assert_close(rows[part], query.mean(0))
+            assert len({id(found) for found in rows.values()}) == 1

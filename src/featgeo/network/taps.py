@@ -184,18 +184,26 @@ def reader(layers: Mapping[str, Layer], receive: Receive, seen: dict[str, Seen],
     The rows are (m, k), averaged over so many positions (a number, or one per sample) as the third argument says; or,
     where every position is a row, (m, positions, k).
     """
+    last: tuple[Any, ...] = ()  # module, place, input and rows: q, k and v often read one tensor
+
+    def rows_of(layer: Layer, lie: Arrangement, x: Tensor, made: Tensor) -> tuple[Tensor, Tensor | int]:
+        if frame.expand:
+            return all_rows(layer, lie, x, made, frame.samples), 1
+        return sample_rows(layer, lie, x, made, frame.samples, frame.keep)
 
     def look(name: str, x: Tensor, output: Tensor | None) -> None:
+        nonlocal last
         layer, note = layers[name], seen[name]
         note.call(output)
         if note.alien or not note.lie.fits(layer, x, frame.samples):
             note.fitting = False
             return
-        made = x if output is None else output
-        if frame.expand:
-            receive(name, all_rows(layer, note.lie, x, made, frame.samples), 1)
-        else:
-            receive(name, *sample_rows(layer, note.lie, x, made, frame.samples, frame.keep))
+        owner = layer.attention if isinstance(layer, Projection) else None
+        place = "qkv".find(layer.part) if isinstance(layer, Projection) else -1
+        shared = last and owner is last[0] and place > last[1] and x is last[2]
+        rows = last[3] if shared else rows_of(layer, note.lie, x, x if output is None else output)
+        last = (owner, place, x, rows) if owner else ()
+        receive(name, *rows)
 
     return look
 
