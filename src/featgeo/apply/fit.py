@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from featgeo.apply.dual import dual_of, is_wide
-from featgeo.apply.newton import SAMPLE, Geometry, minimise, minimise_by_samples, newton_step
+from featgeo.apply.newton import SAMPLE, Geometry, Optimum, minimise, minimise_from_constant, newton_step
 from featgeo.apply.objective import Objective
 from featgeo.apply.onepass import Constant, Local, constant_of, local_of
 from featgeo.apply.rows import Rows
@@ -19,6 +19,7 @@ from featgeo.theory.losses import CanonicalLoss, Loss, MeanSquare
 
 SQUARE = 4096  # widest features whose covariance is decomposed
 SINGLE = 1 << 20  # entries of the features above which the products of early steps run in float32
+TIGHT = 1e-8  # relative residual of the Newton equation of a one-pass head
 
 Refine = int | Literal["exact"]
 
@@ -96,7 +97,7 @@ class Problem:
             return None
         canonical = isinstance(self.loss, CanonicalLoss)
         constant = None if self.whole and canonical else self._constant
-        rows = self.rows if self.whole else self.rows.sample(SAMPLE // 4)
+        rows = self.rows if self.whole else self.rows.sample(SAMPLE // 2)
         return local_of(rows.raw(), self.loss, self.width, constant, self.bias)
 
     @cached_property
@@ -117,9 +118,9 @@ class Problem:
         """What features are centred by (k,), and Σ in its eigenbasis (its diagonal for wide features)."""
         if self.local is not None:
             mean = self.local.mean if self.whole or not self.bias else self.rows.mean
-            return mean, Geometry.of(self.local.covariance)
+            return mean, Geometry(self.local.covariance)
         mean = self.rows.mean if self.bias else torch.zeros(self.rows.width, dtype=torch.float64)
-        return mean, Geometry.of(self.rows.second_moment - mean.square())
+        return mean, Geometry(self.rows.second_moment - mean.square())
 
     @cached_property
     def precision(self) -> torch.dtype:
@@ -170,12 +171,14 @@ def _search(problem: Problem, weight_decay: float, start: Tensor | None) -> Fit:
     )
     level = problem.constant.loss
     if problem.refine == 0:
-        done = newton_step(objective, geometry, theta)
+        gradient, sample = objective.evaluate(theta)[1], rows.sample(SAMPLE)
+        step = newton_step(objective, geometry, theta, gradient, sample, TIGHT)
+        done = Optimum(theta + step, math.nan, math.nan, 0, True)
     elif not exact:
         steps = int(problem.refine)
         done = minimise(objective, geometry, theta, 0.0, steps, level, problem.progress)
     else:
-        search = minimise_by_samples if start is None else minimise
+        search = minimise_from_constant if start is None else minimise
         done = search(
             objective, geometry, theta, problem.tolerance, problem.max_steps, level, problem.progress
         )

@@ -1,135 +1,90 @@
 """The minimum of a head's penalised loss: Newton steps whose curvature comes from a sample of the rows.
 
-Each step costs one pass over all rows, for value and gradient. Its direction solves the Newton equation by conjugate
-gradients on a sample that is held in memory, preconditioned by the local geometry: the mean metric H̄ of the loss on one
-side, the covariance Σ of the features on the other, inverted together with λ in the two eigenbases. Where the sample is
-all of the data this is Newton's method; where it is not, quasi-Newton pairs (Nocedal, Math. Comp. 35, 1980) put right
-what the sample gets wrong, and the sample grows when it predicts badly (Byrd, Chin, Neveitt, Nocedal, SIAM J. Optim.
-21, 2011). The start of a large problem is the rough optimum of a small sample of it.
+Each step costs one pass over all rows, for value and gradient. Its direction solves the Newton equation roughly by
+conjugate gradients on a sample that is held in memory, preconditioned by the local geometry: the mean metric H̄ of the
+loss on one side, the covariance Σ of the features on the other, inverted together with λ in the two eigenbases. Such
+a direction fits its sample too well; how far to go along it, output by output, along the last step and along θ itself,
+is searched on another sample (:mod:`featgeo.apply.subspace`). The samples grow when they predict badly (Byrd, Chin,
+Neveitt, Nocedal, SIAM J. Optim. 21, 2011); where they are all of the data this is Newton's method.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from featgeo.apply.objective import Curvature, Objective
+from featgeo.apply.conjugate import Solve, conjugate_gradients
+from featgeo.apply.objective import Objective
+from featgeo.apply.rows import Rows
+from featgeo.apply.subspace import Subspace
 
-SAMPLE = 16384  # rows of the first sample that gives the curvature
-PAIRS = 10  # quasi-Newton pairs
-ROUGH = 2e-2  # relative decrease still promised at which a sample's optimum is near enough to be left
-ROUGH_STEPS = 6
-COARSE = 1e-5  # promise below which products in float32 give way to float64
-FORCING = 0.1  # relative residual of the Newton equation, where the curvature is a sample's
-TIGHT = 1e-8  # the same for a step that is the answer
-CG_STEPS = 20  # most products a step, there
-EXACT_CG_STEPS = 1000  # and where it is exact
+SAMPLE = 8192  # rows of the first sample that gives directions; twice as many tell how far to go
+MANY = 8  # times as many rows as in both samples: worth a start from the rough optimum of these
+ROUGH = 2e-2  # relative gap at which that is near enough
+ROUGH_STEPS = 4
+COARSE = 1e-5  # of F, or of the best constant's: a gap below which products in float32 give way to float64
+FORCING = 0.1  # relative residual of the Newton equation
+EARLY = 2  # steps of one product: their directions are the preconditioned gradients
+CG_STEPS = 10  # most products a step
+NEAR = 1e-3  # relative gap below which, by all rows, it is solved the better the nearer the optimum
+CLOSEST = 1e-6  # at best
+NEWTON_CG_STEPS = 1000  # most there
 HALVINGS = 30
-GROWTH = 0.2  # share of the promised decrease below which the sample grows; also
-SLOW = 0.6  # the ratio of two promises above which it does
+GROWTH = 0.2  # share of the promised decrease below which the samples grow; also
+SLOW = 0.7  # the ratio of two promises above which they do
+SLOWEST = 0.9  # the same, as it is used to tell the gap
 LEAST = 1e-4  # of F: a gain below that is not resolved further
 FLOOR = 1e-10  # relative curvature that is none
-
-Solve = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Σ of the features in its eigenbasis: the preconditioner's half that stays while θ moves. float64.
+    """Σ of the features in its eigenbasis: the preconditioner's half that stays while θ moves.
 
     Attributes:
-        values: eigenvalues (k,), or variances where there is no basis.
-        basis: eigenvectors (k, k), or None: Σ is taken as diagonal.
+        covariance: Σ (k, k), or variances (k,): Σ is taken as diagonal.
     """
 
-    values: Tensor
-    basis: Tensor | None
-
-    @classmethod
-    def of(cls, covariance: Tensor) -> Geometry:
-        """From Σ (k, k), or from variances (k,)."""
-        if covariance.ndim == 1:
-            return cls(covariance.clamp_min(0), None)
-        values, basis = torch.linalg.eigh(covariance)
-        return cls(values.clamp_min(0), basis)
+    covariance: Tensor
+    _bases: dict[torch.dtype, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def to(self, device: torch.device) -> Geometry:
         """The same on another device."""
-        return Geometry(self.values.to(device), None if self.basis is None else self.basis.to(device))
+        return Geometry(self.covariance.to(device), self._bases if device == self.covariance.device else {})
+
+    def _basis(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        if dtype not in self._bases:
+            self._bases[dtype] = torch.linalg.eigh(self.covariance.to(dtype))
+        return self._bases[dtype]
 
     def inverse(self, metric: Tensor, weight_decay: float) -> Solve:
-        """The inverse of H̄ ⊗ Σ + λ on weights, of H̄ on biases."""
-        sizes, vectors = torch.linalg.eigh(metric)
-        sizes = sizes.abs().to(self.values.device)
-        vectors = vectors.to(self.values.device)
-        scale = sizes[:, None] * self.values + weight_decay
-        floor = FLOOR * scale.max()
-        scale = torch.where(scale > floor, 1 / scale, 0.0)
+        """The inverse of H̄ ⊗ Σ + λ on weights, of H̄ on biases; in float32 where λ hides what that loses."""
+        sizes, vectors = (part.to(self.covariance.device) for part in torch.linalg.eigh(metric))
+        sizes = sizes.abs()
+        if self.covariance.ndim == 1:
+            values, basis = self.covariance.clamp_min(0), None
+        else:
+            lost = torch.finfo(torch.float32).eps * self.covariance.trace() * sizes.max()
+            values, basis = self._basis(torch.float32 if weight_decay > lost else torch.float64)
+            values = values.clamp_min(0).to(torch.float64)
+        scale = sizes[:, None] * values + weight_decay
+        scale = torch.where(scale > FLOOR * scale.max(), 1 / scale, 0.0)
         bias = torch.where(sizes > FLOOR * sizes.max(), 1 / sizes, 0.0)
 
         def solve(gradient: Tensor) -> Tensor:
             turned = vectors.T @ gradient
-            weight = turned[:, :-1] if self.basis is None else turned[:, :-1] @ self.basis
-            weight = weight * scale
-            weight = weight if self.basis is None else weight @ self.basis.T
+            weight = turned[:, :-1]
+            if basis is None:
+                weight = weight * scale
+            else:
+                weight = ((weight.to(basis) @ basis * scale.to(basis)) @ basis.T).to(turned)
             return vectors @ torch.cat([weight, (bias * turned[:, -1])[:, None]], dim=1)
 
         return solve
-
-
-def conjugate_gradients(
-    curvature: Curvature, precondition: Solve, right: Tensor, tolerance: float, most: int
-) -> Tensor:
-    """x with Hessian · x = right, up to a relative residual in the preconditioner's norm.
-
-    Stops where the curvature is not positive, with what it has.
-    """
-    x, residual = torch.zeros_like(right), right.clone()
-    direction = precondition(residual)
-    size = first = (residual * direction).sum()
-    for step in range(most):
-        image = curvature.times(direction)
-        bend = (direction * image).sum()
-        if not bend > 0:
-            return direction if step == 0 else x
-        x += size / bend * direction
-        residual -= size / bend * image
-        conditioned = precondition(residual)
-        size, before = (residual * conditioned).sum(), size
-        if not size > tolerance**2 * first:
-            break
-        direction = conditioned + size / before * direction
-    return x
-
-
-class _Pairs:
-    """Quasi-Newton pairs (step, change of gradient) around an initial inverse Hessian."""
-
-    def __init__(self) -> None:
-        self._held: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=PAIRS)
-
-    def add(self, step: Tensor, change: Tensor) -> None:
-        product = (step * change).sum().item()
-        if product > 1e-12 * (step.norm() * change.norm()).item():
-            self._held.append((step, change, 1 / product))
-
-    def direction(self, gradient: Tensor, initial: Solve) -> Tensor:
-        """The inverse Hessian estimate times the gradient, by the two-loop recursion."""
-        rest, shares = gradient.clone(), []
-        for step, change, scale in reversed(self._held):
-            share = scale * (step * rest).sum()
-            shares.append(share)
-            rest -= share * change
-        result = initial(rest)
-        for (step, change, scale), share in zip(self._held, reversed(shares), strict=True):
-            result = result + step * (share - scale * (change * result).sum())
-        return result
 
 
 @dataclass(frozen=True)
@@ -166,95 +121,102 @@ def minimise(
         objective: F; its ``dtype`` is raised to float64 near the end.
         geometry: of the features.
         theta: the start.
-        tolerance: relative decrease still promised at which to stop.
+        tolerance: relative gap at which to stop.
         max_steps: most passes over all rows that make a step.
         level: F of the best constant; tolerances are relative to F or to what it gains on that, whichever is less.
         progress: whether to show a progress bar.
     """
-    held = len(objective.rows.y)  # of a stream, those kept
-    size = min(SAMPLE, held)
-    sample = objective.rows.sample(size)
-    pairs = _Pairs()
+    size, last = SAMPLE, None
+    samples = _samples(objective.rows, size)
     value, gradient = objective.evaluate(theta)
-    promise, before, gap = 1.0, 1.0, math.inf
-    steps, converged = 0, False
+    promise, gap, steps, converged = math.inf, math.inf, 0, False
     with tqdm(total=max_steps, desc="solve_head", unit="step", disable=not progress) as bar:
         while steps < max_steps:
-            exact = sample.count == objective.rows.count
-            curvature = objective.curvature(theta, sample)
-            solve = _newton_solve(objective, geometry, curvature, exact, promise / before)
-            direction = -(solve(gradient) if exact else pairs.direction(gradient, solve))
-            slope = (gradient * direction).sum().item()
-            if not slope < 0:  # a pair has spoilt the estimate
-                pairs, direction = _Pairs(), -solve(gradient)
-                slope = (gradient * direction).sum().item()
-            gap = -0.5 * slope
-            before, promise = promise if steps else gap, gap
+            share = gap / max(abs(value), 1e-300)
+            near = samples[0].count == objective.rows.count and share <= NEAR
+            forcing = max(share, CLOSEST) if near else FORCING
+            most = NEWTON_CG_STEPS if near else CG_STEPS if steps >= EARLY else 1
+            step = _step(objective, geometry, samples, theta, gradient, last, forcing, most)
+            slope = (gradient * step).sum().item()
+            before, promise = promise, -0.5 * slope
+            rate = min(promise / before, SLOWEST) if before > 0 else 0.0
+            gap = promise / (1 - rate)  # of a geometric series
             scale = max(min(abs(value), abs(level - value)), LEAST * abs(value), 1e-300)
-            if promise <= tolerance * scale and objective.dtype == torch.float64:
+            coarse = COARSE * max(abs(value), abs(level)) if objective.dtype != torch.float64 else 0.0
+            if gap <= tolerance * scale and tolerance * scale >= coarse:
                 converged = True
+                if near and (found := _search(objective, theta, value, step, slope)):  # it is at hand
+                    theta, value = theta + found[0] * step, found[1]
                 break
-            if promise <= max(COARSE, tolerance) * scale and objective.dtype != torch.float64:
-                if tolerance >= COARSE:
-                    converged = True
-                    break
+            if gap <= coarse:
                 objective.dtype = torch.float64
                 value, gradient = objective.evaluate(theta)
-                continue
-            length = curvature.length(direction, slope)
-            found = _search(objective, theta, value, direction, slope, length)
+            found = _search(objective, theta, value, step, slope)
             steps += 1
             bar.update()
             if found is None:  # rounding
                 if objective.dtype == torch.float64:
-                    converged = promise <= 1e3 * tolerance * scale
+                    converged = gap <= 1e3 * tolerance * scale
                     break
                 objective.dtype = torch.float64
                 value, gradient = objective.evaluate(theta)
                 continue
-            length, new_value, new_gradient = found
-            pairs.add(length * direction, new_gradient - gradient)
-            theta, gained = theta + length * direction, value - new_value
-            value, gradient = new_value, new_gradient
-            slow = objective.dtype == torch.float64 and promise > SLOW * before  # before, steps are cheap
-            poor = gained < GROWTH * promise or slow
-            if not exact and size < held and steps > 1 and poor:
-                size = min(2 * size, held)
-                sample = objective.rows.sample(size)
+            length, new_value, gradient = found
+            last = length * step
+            theta, gained, value = theta + last, value - new_value, new_value
+            poor = gained < GROWTH * promise or promise > SLOW * before
+            if poor and steps > 1:
+                size = min(2 * size, objective.rows.count)
+                samples = _samples(objective.rows, size)
     return Optimum(theta, value, gap, steps, converged)
 
 
-def newton_step(objective: Objective, geometry: Geometry, theta: Tensor) -> Optimum:
-    """One full Newton step: from the best constant, the local solution of features too wide for their covariance."""
-    gradient = objective.evaluate(theta)[1]
-    curvature = objective.curvature(theta, objective.rows.sample(SAMPLE))
+def _samples(rows: Rows, size: int) -> tuple[Rows, Rows]:
+    """A sample that gives directions and a disjoint one that tells how far to go; few rows are both."""
+    held = len(rows.y)  # of a stream, those kept
+    if held == rows.count and 2 * size > held:
+        every = rows.sample(held)
+        return every, every
+    size = min(size, held // 3)
+    return rows.sample(size), rows.sample(2 * size, skip=size)
+
+
+def _step(
+    objective: Objective,
+    geometry: Geometry,
+    samples: tuple[Rows, Rows],
+    theta: Tensor,
+    gradient: Tensor,
+    last: Tensor | None,
+    forcing: float,
+    most: int,
+) -> Tensor:
+    """The step to be tried from θ."""
+    curvature = objective.curvature(theta, samples[0])
+    metric = curvature.metric()
+    precondition = geometry.inverse(metric, objective.weight_decay)
+    direction = conjugate_gradients(curvature.times, precondition, gradient, forcing, most)
+    directions = [direction, precondition(gradient), *([] if last is None else [last])]
+    step = Subspace(objective, samples[1], theta, gradient, directions, metric, forcing).step()
+    return step if (gradient * step).sum() < 0 else -precondition(gradient)
+
+
+def newton_step(
+    objective: Objective, geometry: Geometry, theta: Tensor, gradient: Tensor, rows: Rows, tolerance: float
+) -> Tensor:
+    """Newton's step from θ by some rows, its equation solved up to a relative residual."""
+    curvature = objective.curvature(theta, rows)
     precondition = geometry.inverse(curvature.metric(), objective.weight_decay)
-    step = conjugate_gradients(curvature, precondition, gradient, TIGHT, EXACT_CG_STEPS)
-    return Optimum(theta - step, math.nan, math.nan, 0, True)
-
-
-def _newton_solve(
-    objective: Objective, geometry: Geometry, curvature: Curvature, exact: bool, rate: float
-) -> Solve:
-    """The approximate inverse Hessian, as a function of gradients."""
-    precondition = geometry.inverse(curvature.metric(), objective.weight_decay)
-    forcing, most = FORCING, CG_STEPS
-    if exact:
-        forcing = min(FORCING, math.sqrt(rate))
-        most = EXACT_CG_STEPS
-
-    def solve(right: Tensor) -> Tensor:
-        return conjugate_gradients(curvature, precondition, right, forcing, most)
-
-    return solve
+    return -conjugate_gradients(curvature.times, precondition, gradient, tolerance, NEWTON_CG_STEPS)
 
 
 def _search(
-    objective: Objective, theta: Tensor, value: float, direction: Tensor, slope: float, length: float
+    objective: Objective, theta: Tensor, value: float, step: Tensor, slope: float
 ) -> tuple[float, float, Tensor] | None:
-    """The first step of so long, half as long ... that lowers F enough, with F and its gradient there; else None."""
+    """The first of the whole step, half of it ... that lowers F enough, with F and its gradient there; else None."""
+    length = 1.0
     for _ in range(HALVINGS):
-        found, gradient = objective.evaluate(theta + length * direction)
+        found, gradient = objective.evaluate(theta + length * step)
         if found <= value + 1e-4 * length * slope and bool(torch.isfinite(gradient).all()):
             return length, found, gradient
         if abs(length * slope) <= 1e-15 * abs(value):
@@ -263,7 +225,7 @@ def _search(
     return None
 
 
-def minimise_by_samples(
+def minimise_from_constant(
     objective: Objective,
     geometry: Geometry,
     theta: Tensor,
@@ -272,12 +234,9 @@ def minimise_by_samples(
     level: float,
     progress: bool = False,
 ) -> Optimum:
-    """Minimise F from the constant action, where the first Newton step is the local solution, or from that.
-
-    A sample of the rows is solved roughly first, from a sample of that, and so on.
-    """
-    size = min(len(objective.rows.y) // 4, SAMPLE)
-    if size >= SAMPLE // 4:
-        rough = replace(objective, rows=objective.rows.sample(size), passes=0)
-        theta = minimise_by_samples(rough, geometry, theta, ROUGH, ROUGH_STEPS, level).theta
+    """Minimise F from the constant action, of very many rows by way of the rough optimum of a sample."""
+    both = 3 * SAMPLE
+    if len(objective.rows.y) >= both and objective.rows.count >= MANY * both:
+        rough = replace(objective, rows=objective.rows.sample(both), passes=0)
+        theta = minimise(rough, geometry, theta, ROUGH, ROUGH_STEPS, level).theta
     return minimise(objective, geometry, theta, tolerance, max_steps, level, progress)

@@ -7,19 +7,15 @@ Products with the data run in the features' precision, sums across blocks and ev
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from featgeo.apply.rows import Block, Rows
 from featgeo.errors import FeatgeoError
 from featgeo.theory.losses import CanonicalLoss, Loss
 
-LENGTH = 0.02  # accuracy of a step's length
-NEWTON = 0.1  # share of the slope that may be left after a full step
 METRIC_WORK = 1 << 22  # entries of outputs of which the mean metric is taken one output at a time
 
 
@@ -75,21 +71,50 @@ class Objective:
         penalty = 0.5 * self.weight_decay * theta[:, :-1].square().sum()
         return (value / self.rows.total + penalty).item(), gradient
 
-    def curvature(self, theta: Tensor, rows: Rows | None = None) -> Curvature:
-        """The Hessian at θ over some rows (all by default), ready for products."""
-        rows = rows or self.rows
-        blocks = rows.blocks(self.curvature_dtype, self.shift)
-        return Curvature(self.loss, blocks, rows.total, theta, self.weight_decay, self.shift is not None)
+    def curvature(self, theta: Tensor, rows: Rows) -> Curvature:
+        """The Hessian at θ over some rows that are held, ready for products."""
+        block = rows.held(self.curvature_dtype, self.shift)
+        return Curvature(self.loss, block, rows.total, theta, self.weight_decay, self.shift is not None)
+
+
+class Bend:
+    """∂²loss/∂z² of every row, at its outputs. A score's derivative is symmetric: a backward pass multiplies by it.
+
+    Args:
+        loss: of the outputs.
+        outputs: z (m, d).
+        y: checked targets.
+        w: sample weights (m,), or None.
+
+    Attributes:
+        outputs: z.
+        scores: w ∂loss/∂z (m, d).
+    """
+
+    def __init__(self, loss: Loss, outputs: Tensor, y: Tensor, w: Tensor | None) -> None:
+        with torch.enable_grad():
+            self.outputs = outputs.detach().requires_grad_()
+            self._scores = scores_of(loss, self.outputs, y, graph=True)
+            if w is not None:
+                self._scores = self._scores * w[:, None].to(outputs.dtype)
+        if not self._scores.requires_grad:
+            raise FeatgeoError("loss", f"no second derivative of '{loss.name}'", "Use a smooth loss.")
+        self.scores = self._scores.detach()
+
+    def times(self, rows: Tensor) -> Tensor:
+        """The products w ∂²loss/∂z² u (m, d) with rows u (m, d)."""
+        with torch.enable_grad():  # a scalar: torch imports sympy to check the shapes of anything else
+            total = (self._scores * rows).sum()
+        (product,) = torch.autograd.grad(total, self.outputs, retain_graph=True)
+        return product
 
 
 class Curvature:
     """∂²F/∂θ² at one θ over some rows: products with directions, and its mean over the rows in output space.
 
-    A score's derivative is symmetric, so a backward pass through the scores multiplies by it.
-
     Args:
         loss: of the outputs.
-        blocks: the rows.
+        block: the rows.
         total: sum of their weights.
         theta: where.
         weight_decay: λ.
@@ -97,83 +122,30 @@ class Curvature:
     """
 
     def __init__(
-        self,
-        loss: Loss,
-        blocks: Iterable[Block],
-        total: float,
-        theta: Tensor,
-        weight_decay: float,
-        bias: bool,
+        self, loss: Loss, block: Block, total: float, theta: Tensor, weight_decay: float, bias: bool
     ) -> None:
         self.total, self.weight_decay, self.bias = total, weight_decay, bias
-        self._loss, self._theta = loss, theta
-        self._parts: list[tuple[Block, Tensor, Tensor]] = []
-        for block in blocks:
-            with torch.enable_grad():
-                outputs = block.outputs(theta).requires_grad_()
-                scores = scores_of(loss, outputs, block.y, graph=True)
-                if block.w is not None:
-                    scores = scores * block.w[:, None].to(scores.dtype)
-            if not scores.requires_grad:
-                raise FeatgeoError("loss", f"no second derivative of '{loss.name}'", "Use a smooth loss.")
-            self._parts.append((block, outputs, scores))
+        self._loss, self._block = loss, block
+        self._bend = Bend(loss, block.outputs(theta), block.y, block.w)
 
     def times(self, direction: Tensor) -> Tensor:
         """The Hessian times a direction (d, k + 1)."""
-        product = torch.zeros_like(direction)
-        for block, outputs, scores in self._parts:
-            (pulled,) = torch.autograd.grad(scores, outputs, block.outputs(direction), retain_graph=True)
-            product += block.pull(pulled)
-        product /= self.total
+        product = self._block.pull(self._bend.times(self._block.outputs(direction))) / self.total
         if not self.bias:
             product[:, -1] = 0
         product[:, :-1] += self.weight_decay * direction[:, :-1]
         return product
 
-    def length(self, direction: Tensor, slope: float, longest: float = 4.0) -> float:
-        """How far along a direction F falls, by these rows: outputs are linear in θ, so that trials need no products.
-
-        Args:
-            direction: (d, k + 1).
-            slope: of F over all rows at the start, which the rows' own slope is corrected by.
-            longest: most that is returned.
-        """
-        sides = [(block, z.detach(), block.outputs(direction)) for block, z, _ in self._parts]
-        weight, step = self._theta[:, :-1], direction[:, :-1]
-        level, bend = (weight * step).sum().item(), step.square().sum().item()
-
-        def slope_at(t: float) -> float:
-            total = 0.0
-            for block, z, change in sides:
-                scores = scores_of(self._loss, z + t * change, block.y)
-                if block.w is not None:
-                    scores = scores * block.w[:, None].to(scores.dtype)
-                total += (scores * change).sum(dtype=torch.float64).item()
-            return total / self.total + self.weight_decay * (level + t * bend)
-
-        shift = slope - slope_at(0.0)
-        low, high = 0.0, 1.0
-        if abs(end := slope_at(high) + shift) <= NEWTON * abs(slope):
-            return 1.0
-        while end < 0 and high < longest:
-            low, high = high, 2 * high
-            end = slope_at(high) + shift
-        if not end > 0:  # still falling, or not finite
-            return high if end <= 0 else 1.0
-        return float(brentq(lambda t: slope_at(t) + shift, low, high, xtol=LENGTH, rtol=LENGTH))
-
     def metric(self) -> Tensor:
-        """H̄ (d, d), the mean of ∂²loss/∂z²; of many outputs over fewer rows."""
-        width = self._parts[0][1].shape[1]
-        total, metric = 0.0, torch.zeros(width, width, dtype=torch.float64)
-        for block, outputs, scores in self._parts:
-            for j in range(width):
-                unit = torch.zeros_like(outputs)
-                unit[:, j] = 1
-                (pulled,) = torch.autograd.grad(scores, outputs, unit, retain_graph=True)
-                metric[j] += pulled.sum(0, dtype=torch.float64).cpu()
-            total += block.total
-            if total * width * width > METRIC_WORK and total > 10 * width:
-                break
-        metric /= total
+        """H̄ (d, d) float64 on the CPU, the mean of ∂²loss/∂z²; of many outputs over fewer rows."""
+        count, width = self._bend.outputs.shape
+        part = slice(0, min(count, max(10 * width, METRIC_WORK // width**2)))
+        w = None if self._block.w is None else self._block.w[part]
+        bend = Bend(self._loss, self._bend.outputs[part], self._block.y[part], w)
+        metric = torch.zeros(width, width, dtype=torch.float64)
+        for j in range(width):
+            unit = torch.zeros_like(bend.scores)
+            unit[:, j] = 1
+            metric[j] = bend.times(unit).sum(0, dtype=torch.float64).cpu()
+        metric /= len(bend.scores) if w is None else max(w.sum().item(), 1e-300)
         return (metric + metric.T) / 2

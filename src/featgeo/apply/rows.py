@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = (
-    2048  # rows at a time: a block stays in the cache between the product with W and the one with the scores
-)
+BLOCK = 8192  # rows at a time
 SMALL = 1 << 22  # entries of which a centred copy is kept in any precision
+FAR = 10  # means of so many spreads are subtracted before a product in float32, lesser ones after it
+SOME = 1024  # rows that tell
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class Block:
     def total(self) -> float:
         """Sum of the weights."""
         return float(len(self.y)) if self.w is None else self.w.sum().item()
+
+    def part(self, rows: slice) -> Block:
+        """Some of the rows."""
+        return Block(self.x[rows], self.y[rows], None if self.w is None else self.w[rows], self.shift)
 
     def outputs(self, theta: Tensor) -> Tensor:
         """Z (m, d), in the precision of the features."""
@@ -82,7 +86,7 @@ class Rows:
         self.count = len(y) if count is None else count
         self.width: int = 0 if x is None else x.shape[1]  # of a stream that passes once it is not known
         self.total = total if total is not None else float(len(y)) if w is None else w.sum().item()
-        self._centred: dict[torch.dtype, Tensor] = {}
+        self._held: dict[torch.dtype, Block] = {}
 
     @property
     def in_memory(self) -> bool:
@@ -101,7 +105,7 @@ class Rows:
 
     @cached_property
     def mean(self) -> Tensor:
-        """Weighted mean of the features (k,), float64 on the CPU."""
+        """Weighted mean of the features (k,), float64 on the CPU, within the rounding of their precision."""
         return self._sums(lambda x: x) / self.total
 
     @cached_property
@@ -116,11 +120,11 @@ class Rows:
         for x, _, w in self.raw():
             rows = of(x)
             if isinstance(rows, Tensor):
-                part = rows.sum(0, dtype=torch.float64) if w is None else w @ rows.to(torch.float64)
+                part = rows.sum(0) if w is None else w.to(rows) @ rows
             else:
                 ones = np.ones(rows.shape[0]) if w is None else w.numpy()
                 part = torch.from_numpy(rows.T @ ones)
-            sums += part.cpu()
+            sums += part.to(sums)
         return sums
 
     def raw(self) -> Iterator[tuple[Any, Tensor, Tensor | None]]:
@@ -133,22 +137,32 @@ class Rows:
             yield self.x[part], self.y[part], None if self.w is None else self.w[part]
 
     def blocks(self, dtype: torch.dtype, shift: Tensor | None) -> Iterator[Block]:
-        """Blocks of centred rows in a precision; a copy in float32, and any copy of few rows, is made once."""
-        if self.is_sparse:
-            for x, y, w in self.raw():
-                yield Block(x, y, w, shift)
-            return
-        if shift is not None and self.in_memory and (dtype == torch.float32 or self.x.numel() <= SMALL):
-            if dtype not in self._centred:
-                self._centred[dtype] = (self.x - shift.to(self.x.dtype)).to(dtype)
+        """Blocks of centred rows in a precision; what is in memory in float32, or small, is converted once."""
+        if self.in_memory and (self.is_sparse or dtype == torch.float32 or self.x.numel() <= SMALL):
+            whole = self.held(dtype, shift)
             for start in range(0, self.count, BLOCK):
-                part = slice(start, start + BLOCK)
-                w = None if self.w is None else self.w[part]
-                yield Block(self._centred[dtype][part], self.y[part], w)
+                yield whole.part(slice(start, start + BLOCK))
             return
         for x, y, w in self.raw():
             rows = x.to(dtype)
             yield Block(rows if shift is None else rows - shift.to(dtype), y, w)
+
+    def held(self, dtype: torch.dtype, shift: Tensor | None) -> Block:
+        """All rows that are held, centred, as one block; features are copied only where they have to be."""
+        if self.is_sparse:
+            return Block(self.x, self.y, self.w, shift)
+        if dtype not in self._held:
+            if shift is None or (self.x.dtype == dtype and not self._is_far(shift)):
+                self._held[dtype] = Block(self.x.to(dtype), self.y, self.w, shift)
+            else:
+                finer = self.x.to(torch.promote_types(self.x.dtype, dtype))
+                self._held[dtype] = Block((finer - shift.to(finer.dtype)).to(dtype), self.y, self.w)
+        return self._held[dtype]
+
+    def _is_far(self, shift: Tensor) -> bool:
+        """Whether some feature's mean is many spreads from zero, as the first rows tell: products are inexact then."""
+        spread = (self.x[:SOME] - shift.to(self.x.dtype)).square().mean(0)
+        return bool((shift.square().to(spread.dtype) > FAR**2 * spread).any())
 
     def take(self, index: Tensor) -> Rows:
         """Some of the rows that are held, as rows of their own."""
@@ -156,10 +170,10 @@ class Rows:
         index = index.to(self.y.device)
         return Rows(x, self.y[index], None if self.w is None else self.w[index])
 
-    def sample(self, size: int) -> Rows:
-        """At most that many rows, drawn without replacement (always the same ones); of a stream, of those kept."""
+    def sample(self, size: int, skip: int = 0) -> Rows:
+        """At most that many rows, always the same draw, less its first; of a stream, of those kept."""
         held = len(self.y)
         if size >= held:
             return self if self.in_memory else Rows(self.x, self.y, self.w)
-        generator = torch.Generator().manual_seed(0)
-        return self.take(torch.randperm(held, generator=generator)[:size].sort().values)
+        order = torch.randperm(held, generator=torch.Generator().manual_seed(0))
+        return self.take(order[skip : skip + size].sort().values)

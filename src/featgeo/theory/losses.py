@@ -18,6 +18,7 @@ from torch import Tensor
 
 from featgeo.errors import FeatgeoError
 from featgeo.theory.extent import extent, real_targets
+from featgeo.theory.softmax import cross_entropy, softmax
 
 FLOOR = 1e-154  # of means that are zero: its square is still a number, and arithmetic with it is not slow
 
@@ -132,7 +133,7 @@ class CrossEntropy(CanonicalLoss):
         """Cross-entropy per sample."""
         if targets.ndim == 2:
             targets = targets.to(outputs.dtype)
-        return F.cross_entropy(outputs, targets, reduction="none", label_smoothing=self.label_smoothing)
+        return cross_entropy(outputs, targets, self.label_smoothing)
 
     def statistic(self, targets: Tensor, width: int) -> Tensor:
         """One-hot labels, or the probabilities themselves."""
@@ -149,7 +150,7 @@ class CrossEntropy(CanonicalLoss):
 
     def mean(self, outputs: Tensor) -> Tensor:
         """Softmax z."""
-        return outputs.softmax(-1)
+        return softmax(outputs)
 
     def factor(self, output: Tensor) -> Tensor:
         """diag(√p)(I - 1pᵀ): with this factor B is the canonical dependence matrix itself."""
