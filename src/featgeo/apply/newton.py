@@ -28,14 +28,14 @@ ROUGH = 2e-2  # relative gap at which that is near enough
 ROUGH_STEPS = 4
 COARSE = 1e-5  # of F, or of the best constant's: a gap below which products in float32 give way to float64
 FORCING = 0.1  # relative residual of the Newton equation
-EARLY = 2  # steps of one product: their directions are the preconditioned gradients
+EARLY = 1  # step of one product: its direction is the preconditioned gradient
 CG_STEPS = 10  # most products a step
 NEAR = 1e-3  # relative gap below which, by all rows, it is solved the better the nearer the optimum
 CLOSEST = 1e-6  # at best
 NEWTON_CG_STEPS = 1000  # most there
 HALVINGS = 30
 GROWTH = 0.2  # share of the promised decrease below which the samples grow; also
-SLOW = 0.7  # the ratio of two promises above which they do
+SLOW = 0.8  # the ratio of two promises above which they do
 SLOWEST = 0.9  # the same, as it is used to tell the gap
 LEAST = 1e-4  # of F: a gain below that is not resolved further
 FLOOR = 1e-10  # relative curvature that is none
@@ -135,7 +135,7 @@ def minimise(
             share = gap / max(abs(value), 1e-300)
             near = samples[0].count == objective.rows.count and share <= NEAR
             forcing = max(share, CLOSEST) if near else FORCING
-            most = NEWTON_CG_STEPS if near else CG_STEPS if steps >= EARLY else 1
+            most = NEWTON_CG_STEPS if near else CG_STEPS * size // SAMPLE if steps >= EARLY else 1
             step = _step(objective, geometry, samples, theta, gradient, last, forcing, most)
             slope = (gradient * step).sum().item()
             before, promise = promise, -0.5 * slope
@@ -165,8 +165,8 @@ def minimise(
             last = length * step
             theta, gained, value = theta + last, value - new_value, new_value
             poor = gained < GROWTH * promise or promise > SLOW * before
-            if poor and steps > 1:
-                size = min(2 * size, objective.rows.count)
+            if poor and steps > EARLY:
+                size = 2 * size
                 samples = _samples(objective.rows, size)
     return Optimum(theta, value, gap, steps, converged)
 
@@ -174,7 +174,7 @@ def minimise(
 def _samples(rows: Rows, size: int) -> tuple[Rows, Rows]:
     """A sample that gives directions and a disjoint one that tells how far to go; few rows are both."""
     held = len(rows.y)  # of a stream, those kept
-    if held == rows.count and 2 * size > held:
+    if held == rows.count and held < 2 * SAMPLE:
         every = rows.sample(held)
         return every, every
     size = min(size, held // 3)

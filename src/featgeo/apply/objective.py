@@ -16,7 +16,7 @@ from featgeo.apply.rows import Block, Rows
 from featgeo.errors import FeatgeoError
 from featgeo.theory.losses import CanonicalLoss, Loss
 
-METRIC_WORK = 1 << 22  # entries of outputs of which the mean metric is taken one output at a time
+METRIC_WORK = 1 << 18  # entries of outputs of which the mean metric is taken one output at a time
 
 
 def scores_of(loss: Loss, outputs: Tensor, targets: Tensor, graph: bool = False) -> Tensor:
