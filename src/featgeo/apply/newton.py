@@ -26,7 +26,7 @@ SAMPLE = 8192  # rows of the first sample that gives directions; twice as many t
 MANY = 8  # times as many rows as in both samples: worth a start from the rough optimum of these
 ROUGH = 2e-2  # relative gap at which that is near enough
 ROUGH_STEPS = 4
-COARSE = 1e-5  # of F, or of the best constant's: a gap below which products in float32 give way to float64
+COARSE = 2e-6  # of F, or of the best constant's: a gap below which products in float32 give way to float64
 FORCING = 0.1  # relative residual of the Newton equation
 EARLY = 1  # step of one product: its direction is the preconditioned gradient
 CG_STEPS = 10  # most products a step
@@ -129,7 +129,7 @@ def minimise(
     size, last = SAMPLE, None
     samples = _samples(objective.rows, size)
     value, gradient = objective.evaluate(theta)
-    promise, gap, steps, converged = math.inf, math.inf, 0, False
+    promise, rate, gap, steps, converged = math.inf, 0.0, math.inf, 0, False
     with tqdm(total=max_steps, desc="solve_head", unit="step", disable=not progress) as bar:
         while steps < max_steps:
             share = gap / max(abs(value), 1e-300)
@@ -139,7 +139,7 @@ def minimise(
             step = _step(objective, geometry, samples, theta, gradient, last, forcing, most)
             slope = (gradient * step).sum().item()
             before, promise = promise, -0.5 * slope
-            rate = min(promise / before, SLOWEST) if before > 0 else 0.0
+            rate = max(0.5 * rate, min(promise / before, SLOWEST) if before > 0 else 0.0)
             gap = promise / (1 - rate)  # of a geometric series
             scale = max(min(abs(value), abs(level - value)), LEAST * abs(value), 1e-300)
             coarse = COARSE * max(abs(value), abs(level)) if objective.dtype != torch.float64 else 0.0
@@ -219,7 +219,7 @@ def _search(
         found, gradient = objective.evaluate(theta + length * step)
         if found <= value + 1e-4 * length * slope and bool(torch.isfinite(gradient).all()):
             return length, found, gradient
-        if abs(length * slope) <= 1e-15 * abs(value):
+        if abs(length * slope) <= torch.finfo(objective.dtype).eps * abs(value):
             return None
         length /= 2
     return None
