@@ -150,14 +150,14 @@ class MomentStream:
         assert self._block is not None
         self._block.add(centred, companion)
         self._batches += 1
-        if len(self._block.checks) == BLOCK:
+        if self._block.batches == BLOCK:
             self.flush()
 
     def flush(self) -> None:
         """Merge the open block into the total; here NaN and infinity are found and named by batch."""
-        if self._block is None or not self._block.checks:
+        if self._block is None or not self._block.batches:
             return
-        good = torch.isfinite(torch.stack(self._block.checks)).tolist()
+        good = torch.isfinite(self._block.checks[: self._block.batches]).tolist()
         if not all(good):
             batch = self._batches - len(good) + good.index(False)
             raise FeatgeoError(
@@ -193,8 +193,9 @@ class _Block:
         self.scatter = shift.new_zeros(len(shift), len(shift))
         self.sums: Tensor | None = None  # (1 + p, k): sums of x, then cross-products
         self.side_shift, self.side_total = shift[:0], shift[:0]
-        self.count = 0
-        self.checks: list[Tensor] = []  # a scalar per batch, NaN or infinite where the batch is
+        self.count = self.batches = 0
+        # a number per batch, NaN or infinite where the batch is; small tensors kept one by one would break up memory
+        self.checks = shift.new_zeros(BLOCK)
 
     def add(self, centred: Tensor, companion: Companion) -> None:
         if self.sums is None:
@@ -202,9 +203,9 @@ class _Block:
             self.side_shift, self.side_total = companion.shift, torch.zeros_like(companion.total)
         _add_gram(self.scatter, centred)
         self.sums.addmm_(companion.rows.T.to(centred.dtype), centred)
-        self.side_total = self.side_total + companion.total
-        self.count += centred.shape[0]
-        self.checks.append(self.sums[0].sum())
+        self.side_total.add_(companion.total)
+        torch.sum(self.sums[0], 0, out=self.checks[self.batches])
+        self.count, self.batches = self.count + centred.shape[0], self.batches + 1
 
     def moments(self) -> Moments:
         assert self.sums is not None
