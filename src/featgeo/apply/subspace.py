@@ -22,7 +22,7 @@ CG_STEPS = 100  # most products
 AGREES = 0.02  # share by which a quadratic may miss what a step gains to be believed
 FLAT = 1e-4  # relative curvature below which an output is taken as having that much
 HALVINGS = 10
-CUT = 100  # times the rounding of squares: combinations less than that are none
+CUT = {torch.float32: 1e-7, torch.float64: 1e-13}  # relative squares below which a combination is none
 EACH = 10  # rows that every entry of the matrices needs
 
 
@@ -134,5 +134,5 @@ def _orthonormal(images: Tensor) -> Tensor:
     scale = gram.diagonal().clamp_min(0).sqrt()
     inverse = torch.where(scale > 0, 1 / scale, 0.0)
     values, vectors = torch.linalg.eigh(gram * inverse.outer(inverse))
-    keep = values > CUT * torch.finfo(images.dtype).eps * values[-1]
+    keep = values > CUT[images.dtype] * values[-1]
     return (vectors[:, keep] / values[keep].sqrt()).T * inverse
