@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 THREADED_CELLS = 2**18  # smaller tables are not worth waiting for a thread
@@ -32,3 +35,19 @@ def tensor_of(array: Any) -> Tensor:
         }
 
     return torch.from_numpy(np.asarray(Reopened()))
+
+
+def fitting_threads(shape: tuple[int, ...]) -> AbstractContextManager[Any]:
+    """One thread for LAPACK on small matrices: its threads would wait for each other longer than they work."""
+    limit: AbstractContextManager[Any] = nullcontext()
+    if np.prod(shape) < THREADED_CELLS and any(
+        library.num_threads > 1 for library in _blas().lib_controllers
+    ):
+        limit = _blas().limit(limits=1)
+    return limit
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """The BLAS libraries of this process; to find them takes a millisecond."""
+    return ThreadpoolController().select(user_api="blas")

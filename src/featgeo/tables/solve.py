@@ -24,6 +24,7 @@ from featgeo.errors import FeatgeoError
 from featgeo.tables.counts import DENSE_LIMIT, Array, Table
 from featgeo.tables.lanczos import BLOCK, CANCELLED, RELATIVE, basis_size, leading_eigenvectors
 from featgeo.tables.operator import Dependence
+from featgeo.tables.passes import fitting_threads
 
 Solver = Literal["auto", "dense", "lanczos", "arpack", "randomized"]
 SOLVERS = ("auto", "dense", "lanczos", "arpack", "randomized")
@@ -144,7 +145,8 @@ def _dense(b: Dependence, count: int, centred: bool) -> Triples:
     if centred:
         lift = max(2 * np.sqrt(b.inertia), LIFT)
         matrix = matrix + lift * np.outer(b.root_rows, b.root_columns)
-    left, values, right = linalg.svd(matrix, full_matrices=False, overwrite_a=centred, check_finite=False)
+    with fitting_threads(b.shape):
+        left, values, right = linalg.svd(matrix, full_matrices=False, overwrite_a=centred, check_finite=False)
     part = slice(1, count + 1) if centred else slice(count)
     return Triples(values[part], left[:, part], right[part].T)
 
