@@ -1,6 +1,7 @@
 """solve_head() against other ways to the same optimum: time to come within 1e-3 of it, on the same data in one run.
 
-Run: python benchmarks/head.py [--data fashion efficientnet minilm] [--decay 1e-4] [--repeats 3] [--threads 2] [--slow]
+Run: python benchmarks/head.py [--data fashion efficientnet minilm] [--decay 1e-4] [--repeats 3] [--threads 2]
+[--slow] [--quick]
 ``fashion``: the 60,000 × 784 pixels of Fashion-MNIST (Debian: apt-get install dataset-fashion-mnist). ``efficientnet``:
 what enters the last layer of EfficientNet-Lite0, pretrained on ImageNet, on CIFAR-10. ``minilm``: the last block of a
 sentence encoder on complaints of eight kinds. The features are those of benchmarks/feature_sets.py, kept in its folder.
@@ -8,7 +9,8 @@ sentence encoder on complaints of eight kinds. The features are those of benchma
 Ours and torch's L-BFGS, both on float32 features, are stopped by the same oracle, which knows the optimum and sees
 every value of the objective that they compute; scikit-learn gets the fewest iterations (to a quarter) that suffice,
 found beforehand and not counted. What ours takes to stop by itself, told to come within 1e-3, is a row of its own.
-``--slow`` adds newton-cholesky to the pixels, where one of its steps takes a minute.
+``--slow`` adds newton-cholesky to the pixels, where one of its steps takes a minute; ``--quick`` leaves scikit-learn
+out.
 """
 
 from __future__ import annotations
@@ -166,7 +168,7 @@ def accuracy(outputs: Tensor, labels: Tensor) -> float:
     return (outputs.argmax(1) == labels).double().mean().item()
 
 
-def compare(name: str, data: Data, decay: float, repeats: int, slow: bool) -> None:
+def compare(name: str, data: Data, decay: float, repeats: int, slow: bool, quick: bool) -> None:
     """Print the table of one data set."""
     x, y, x_test, y_test = data
     print(f"\n{name}: {len(x):,} × {x.shape[1]}, {int(y.max()) + 1} classes, λ = {decay:g}")
@@ -186,7 +188,8 @@ def compare(name: str, data: Data, decay: float, repeats: int, slow: bool) -> No
         )
         times.setdefault("torch L-BFGS", []).append(by_torch(x, y, decay, goal))
     patience = PATIENCE * statistics.median(times["featgeo, within 1e-3"])
-    for solver in ["lbfgs", *(["newton-cholesky"] if slow or x.shape[1] <= 400 else [])]:
+    solvers = [] if quick else ["lbfgs", *(["newton-cholesky"] if slow or x.shape[1] <= 400 else [])]
+    for solver in solvers:
         steps, seconds, there = fewest_steps(x, y, decay, solver, goal, patience)
         key = f"scikit-learn {solver}, {steps} steps{'' if there else ': not there'}"
         runs = [seconds]
@@ -208,6 +211,8 @@ def compare(name: str, data: Data, decay: float, repeats: int, slow: bool) -> No
         print(f"  {key:38}{value:9.2f} s   {value / ours:6.1f} × ours")
     print(f"  best peer / ours: {min(v for v in medians.values() if v == v) / ours:.1f}")
     print(end="", flush=True)
+    if quick:
+        return
     full, _ = timed(
         lambda: LogisticRegression(C=1 / (decay * len(x)), max_iter=10_000).fit(x.numpy(), y.numpy())
     )
@@ -233,12 +238,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--slow", action="store_true")
+    parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore", fg.FeatgeoWarning)
     print(f"{torch.get_num_threads()} threads, medians of {options.repeats} interleaved runs")
     for name in options.data:
-        compare(name, DATA[name](), options.decay, options.repeats, options.slow)
+        compare(name, DATA[name](), options.decay, options.repeats, options.slow, options.quick)
 
 
 if __name__ == "__main__":
