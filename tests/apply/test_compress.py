@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -354,3 +355,28 @@ def test_few_samples_are_warned_about() -> None:
         found = fg.compress(mlp(), few, budget=0.5)
     assert any("40 feature rows" in text for text in found.warnings)
     assert "40 feature rows" in str(found)
+
+
+def test_with_few_samples_the_refit_does_no_harm() -> None:
+    """40 samples for 64 features: a regression on these rows alone would fit their noise."""
+    few = TRAIN[0][:40], TRAIN[1][:40]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fg.FeatgeoWarning)
+        made = fg.compress(mlp(), few, budget=0.5, search=False)
+        without = fg.compress(mlp(), few, budget=0.5, search=False, refit=False)
+    assert loss_of(made.model, TEST) < loss_of(without.model, TEST)
+
+
+def test_features_that_hardly_exist_get_no_weight() -> None:
+    """A norm's weight of 1e-33, as pretrained networks have them: its square is no number in float32."""
+    scale = torch.ones(64)
+    scale[3] = 1e-33
+
+    class Scaled(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * scale
+
+    model = nn.Sequential(Scaled(), *copy.deepcopy(mlp()))
+    found = fg.compress(model, TRAIN, budget=0.5, search=False)
+    assert all(bool((p.abs() < 1e3).all()) for p in found.model.parameters())
+    assert found.loss_after < 1.2 * found.loss_before

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from featgeo.data.moments import Moments
 from featgeo.theory.layer import optimal_weight, whitened_modes
 from featgeo.theory.linalg import eigen, psd_factor, rank_tolerance, solve_ridge, thin_svd, whiten
 from featgeo.theory.losses import CrossEntropy
@@ -216,3 +217,16 @@ def test_eigenvectors_where_torch_gives_up(monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close((vectors * values) @ vectors.T, matrix)
     with pytest.raises(torch.linalg.LinAlgError):
         eigen(torch.full((2, 2), torch.nan, dtype=torch.float64))
+
+
+def test_a_spread_that_precision_cannot_hold_is_none() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 4, generator=generator, dtype=torch.float64)
+    x[:, 1] *= 1e-30  # its square underflows in float32
+    x[:, 2] = 1000 + 1e-5 * x[:, 2]  # less than float32 resolves beside its mean
+    moments = Moments.of(x)
+    covariance, mean = moments.covariance, moments.mean
+    assert whiten(covariance, torch.float64, mean).rank == 4
+    assert whiten(covariance, torch.float32).rank == 3
+    found = whiten(covariance, torch.float32, mean)
+    assert (found.rank, (found.scale > 0).tolist()) == (2, [True, False, False, True])

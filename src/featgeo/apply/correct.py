@@ -4,6 +4,10 @@ Dense by layer in the order of the forward pass, the whole network says what a l
 network what its features f' have become; the layer's new weights are the regression of z on f', of full rank where it
 stays dense, and of its rank in the loss's metric where it is cut (:class:`featgeo.apply.modes.Modes`). Everything comes
 from second moments of (z, f'), in one pass of both networks for each group of layers.
+
+The regression leans on the old weights. With rows enough it hardly needs to; with few rows a feature one that does not
+fits the rows at hand and does worse on others than no refitting. How far it leans is chosen for each layer by what a
+fit to every other sample makes of the rest.
 """
 
 from __future__ import annotations
@@ -26,15 +30,25 @@ from featgeo.network.run import Runner, runner_of
 from featgeo.network.taps import Look, tapping
 from featgeo.theory.linalg import whiten
 
-PRIOR = 1e-3  # weight of the old weights against the data, in units of every feature's variance
+LEANS = (
+    1e-3,
+    1e-2,
+    1e-1,
+    1.0,
+)  # weights of the old weights against the data, in units of every feature's variance
+RARE = 1e-2  # of the mean variance, below which a feature counts as rare
+Halves = tuple[Moments, Moments | None]
 
 
 def paired_moments(
     whole: nn.Module, cut: nn.Module, data: Batches, layers: dict[str, Dense]
-) -> dict[str, tuple[Moments, torch.dtype]]:
-    """Moments of each layer's features in the cut network with its outputs in the whole one as companion."""
-    streams = {name: MomentStream(f"layer '{name}'") for name in layers}
-    sides = {name: MomentStream(f"outputs of layer '{name}'") for name in layers}
+) -> dict[str, tuple[Halves, torch.dtype]]:
+    """Moments of each layer's features in the cut network with its outputs in the whole one as companion.
+
+    Of every other sample, and of the rest.
+    """
+    streams = {name: [MomentStream(f"layer '{name}'") for _ in range(2)] for name in layers}
+    sides = {name: [MomentStream(f"outputs of layer '{name}'") for _ in range(2)] for name in layers}
     targets: dict[str, Tensor] = {}
     keep: Tensor | None = None
 
@@ -44,10 +58,13 @@ def paired_moments(
             raise Enough
 
     def count(name: str, x: Tensor, _output: Tensor) -> None:
-        for rows, part in rows_of(layers[name], x, keep):
-            wanted = kept_rows(targets[name][part], None if keep is None else keep[part])
-            centred, shift = sides[name].centre(wanted)
-            streams[name].add(streams[name].centre(rows)[0], Companion.of(centred, shift))
+        for half, (stream, side) in enumerate(zip(streams[name], sides[name], strict=True)):
+            own = slice(half, None, 2)
+            mask, made = None if keep is None else keep[own], targets[name][own]
+            for rows, part in rows_of(layers[name], x[own], mask) if len(x[own]) else ():
+                wanted = kept_rows(made[part], None if mask is None else mask[part])
+                centred, shift = side.centre(wanted)
+                stream.add(stream.centre(rows)[0], Companion.of(centred, shift))
         del targets[name]
         if not targets:
             raise Enough
@@ -62,27 +79,71 @@ def paired_moments(
         for run, hooked, look in passes:
             with suppress(Enough), tapping(hooked, look):
                 run(inputs)
-    return {name: (stream.result().to("cpu"), stream.precision) for name, stream in streams.items()}
+    found: dict[str, tuple[Halves, torch.dtype]] = {}
+    for name, (even, odd) in streams.items():
+        odd.flush()
+        rest = odd.total.to("cpu") if odd.total else None
+        found[name] = (even.result().to("cpu"), rest), even.precision
+    return found
 
 
-def refit(layer: Dense, moments: Moments, precision: torch.dtype, metric: Metric) -> Modes:
+def whole_of(halves: Halves) -> Moments:
+    """Moments of both halves together."""
+    one, other = halves
+    return one if other is None else one.merge(other)
+
+
+def spread_of(moments: Moments) -> Tensor:
+    """Variances (k,), none below a hundredth of their mean: neurons that hardly ever fire keep their weights."""
+    spread = moments.covariance.diagonal()
+    return spread.clamp_min(RARE * spread.mean().item())
+
+
+def leaning(weight: Tensor, halves: Halves, precision: torch.dtype, metric: Metric | None) -> float:
+    """How far to lean: half of what makes regressions on one half of the samples do best on the other.
+
+    The noise of a regression, which leaning is against, falls as one over the number of samples. Errors are in the
+    metric of the outputs, and without what no regression explains.
+    """
+    one, other = halves
+    if other is None:
+        return LEANS[-1]
+    root = torch.eye(len(weight)).to(weight) if metric is None else metric.root
+    errors = []
+    for share in LEANS:
+        error = 0.0
+        for seen, left in ((one, other), (other, one)):
+            lean = share * spread_of(seen)
+            whitener = whiten(seen.covariance + lean.diag(), precision, seen.mean)
+            fitted = root @ whitener.back(whitener.white(seen.cross_covariance + weight * lean))
+            off = root @ (left.companion - seen.companion) - fitted @ (left.mean - seen.mean)
+            explained = (fitted * (2 * root @ left.cross_covariance - fitted @ left.covariance)).sum()
+            error += (off.square().sum() - explained).item()
+        errors.append(error)
+    return LEANS[errors.index(min(errors))] / 2
+
+
+def refit(layer: Dense, halves: Halves, precision: torch.dtype, metric: Metric) -> Modes:
     """The modes of the regression of the layer's old outputs on its new features, leaning on its old weights."""
     weight, _ = weight_matrix(layer)
-    lean = PRIOR * moments.covariance.diagonal()
-    whitener = whiten(moments.covariance + lean.diag(), precision)
+    moments = whole_of(halves)
+    lean = leaning(weight, halves, precision, metric) * spread_of(moments)
+    whitener = whiten(moments.covariance + lean.diag(), precision, moments.mean)
     cross = whitener.white(moments.cross_covariance + weight * lean)
     return Modes.of(cross, metric, whitener, moments.companion, moments.mean)
 
 
-def regression(layer: Dense, moments: Moments, precision: torch.dtype) -> tuple[Tensor, Tensor]:
+def regression(layer: Dense, halves: Halves, precision: torch.dtype) -> tuple[Tensor, Tensor]:
     """Weight and bias of the same regression at full rank; through the origin where the layer has no bias."""
     weight, _ = weight_matrix(layer)
+    moments = whole_of(halves)
     covariance, cross = moments.covariance, moments.cross_covariance
-    lean = PRIOR * covariance.diagonal()
+    lean = leaning(weight, halves, precision, None) * spread_of(moments)
+    mean: Tensor | None = moments.mean
     if layer.bias is None:
         covariance = covariance + moments.mean.outer(moments.mean)
-        cross = cross + moments.companion.outer(moments.mean)
-    whitener = whiten(covariance + lean.diag(), precision)
+        cross, mean = cross + moments.companion.outer(moments.mean), None
+    whitener = whiten(covariance + lean.diag(), precision, mean)
     fitted = whitener.back(whitener.white(cross + weight * lean))
     return fitted, moments.companion - fitted @ moments.mean
 

@@ -24,6 +24,7 @@ from featgeo.theory.linalg import Whitener, whiten
 from featgeo.theory.losses import Loss
 
 METRICS = ("near", "far")
+ROUNDING = 1e-6  # of predictions, relative to the largest
 RIDGE = 0.5  # weight of keeping pre-activations as they are, against the loss's metric
 
 
@@ -45,13 +46,22 @@ class Outlook:
         """What each layer may become, with what that is predicted to cost."""
         found = {}
         for name, layer in layers.items():
-            curve = self.modes[name].tails if quadratic else self.curves[name]
+            curve = rising(self.modes[name].tails if quadratic else self.curves[name])
             top = min(largest_rank(layer), len(curve) - 1)
             found[name] = [
                 Option(thin_cost(layer, rank), curve[rank].item(), rank) for rank in range(1, top + 1)
             ]
             found[name].append(Option(dense_cost(layer), 0.0, None))
         return found
+
+
+def rising(curve: Tensor) -> Tensor:
+    """A predicted increase of the loss (ρ + 1,) that no smaller rank undercuts: that a cut does good is chance.
+
+    What is rounding beside cutting everything is nothing, or ranks that change nothing would be paid for.
+    """
+    rising = curve.clamp_min(0).flip(0).cummax(0).values.flip(0)
+    return rising.masked_fill(rising <= ROUNDING * rising.max(), 0.0)
 
 
 @dataclass(frozen=True)
@@ -160,7 +170,9 @@ def look(
     assert found.answers is not None
     probe = Probe(run, data, loss, samples, found.samples)
     outlooks = {}
-    whiteners = {n: whiten(found.moments[n].covariance, found.precisions[n]) for n in layers}
+    whiteners = {
+        n: whiten(found.moments[n].covariance, found.precisions[n], found.moments[n].mean) for n in layers
+    }
     for name in which:
         if name == "near":
             matrices = metrics(probe, layers)

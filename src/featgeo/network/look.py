@@ -70,7 +70,7 @@ class Outlook:
     ) -> Outlook:
         """The outlook of a layer that a sweep saw."""
         moments = found.layers[name]
-        whitener = whiten(moments.covariance, found.precisions[name])
+        whitener = whiten(moments.covariance, found.precisions[name], moments.mean)
         weight, bias = weight_matrix(layer)
         width, notes = len(moments.mean), []
         if moments.count <= whitener.rank + 1:

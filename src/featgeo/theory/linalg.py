@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 INVERSE_STEPS = 4
+STILL = 4  # roundings of a feature's mean, up to which it is constant
 
 
 def rank_tolerance(size: int, dtype: torch.dtype) -> float:
@@ -95,7 +96,9 @@ class Whitener:
         return self._full(loadings.T).T
 
 
-def whiten(covariance: Tensor, accumulated: torch.dtype = torch.float64) -> Whitener:
+def whiten(
+    covariance: Tensor, accumulated: torch.dtype = torch.float64, mean: Tensor | None = None
+) -> Whitener:
     """Whitening of a covariance matrix of any rank.
 
     A Cholesky factor is used where the matrix clearly has full rank, otherwise an eigendecomposition.
@@ -103,10 +106,15 @@ def whiten(covariance: Tensor, accumulated: torch.dtype = torch.float64) -> Whit
     Args:
         covariance: Σ (k, k), symmetric positive semi-definite up to rounding.
         accumulated: precision in which Σ was summed; sets the rank rule.
+        mean: of the features (k,), where known: a spread that is rounding of the mean is none. Nor is one whose square
+            that precision cannot hold.
     """
     sigma = covariance.to(torch.float64)
     tolerance = rank_tolerance(len(sigma), accumulated)
+    numbers = torch.finfo(accumulated)
+    none = (numbers.tiny / numbers.eps) ** 0.5 + (0.0 if mean is None else STILL * numbers.eps * mean.abs())
     scale = sigma.diagonal().clamp_min(0).sqrt()
+    scale = torch.where(scale > none, scale, 0.0)
     live = scale > 0
     alive, spread = (sigma, scale) if live.all() else (sigma[live][:, live], scale[live])
     lower = _certain_cholesky(alive, spread, tolerance)
