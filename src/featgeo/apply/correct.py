@@ -28,7 +28,7 @@ from featgeo.data.moments import Companion, Moments, MomentStream
 from featgeo.network.layers import weight_matrix
 from featgeo.network.run import Runner, runner_of
 from featgeo.network.taps import Look, tapping
-from featgeo.theory.linalg import whiten
+from featgeo.theory.linalg import Whitener, whiten
 
 LEANS = (
     1e-3,
@@ -99,6 +99,13 @@ def spread_of(moments: Moments) -> Tensor:
     return spread.clamp_min(RARE * spread.mean().item())
 
 
+def leant(weight: Tensor, moments: Moments, share: float, precision: torch.dtype) -> tuple[Whitener, Tensor]:
+    """Features made white, and Cov(z, f') on them (n, r), both leaning on the old weights (n, k)."""
+    lean = share * spread_of(moments)
+    whitener = whiten(moments.covariance + lean.diag(), precision, moments.mean)
+    return whitener, whitener.white(moments.cross_covariance + weight * lean)
+
+
 def leaning(weight: Tensor, halves: Halves, precision: torch.dtype, metric: Metric | None) -> float:
     """How far to lean: half of what makes regressions on one half of the samples do best on the other.
 
@@ -113,9 +120,8 @@ def leaning(weight: Tensor, halves: Halves, precision: torch.dtype, metric: Metr
     for share in LEANS:
         error = 0.0
         for seen, left in ((one, other), (other, one)):
-            lean = share * spread_of(seen)
-            whitener = whiten(seen.covariance + lean.diag(), precision, seen.mean)
-            fitted = root @ whitener.back(whitener.white(seen.cross_covariance + weight * lean))
+            whitener, cross = leant(weight, seen, share, precision)
+            fitted = root @ whitener.back(cross)
             off = root @ (left.companion - seen.companion) - fitted @ (left.mean - seen.mean)
             explained = (fitted * (2 * root @ left.cross_covariance - fitted @ left.covariance)).sum()
             error += (off.square().sum() - explained).item()
@@ -127,9 +133,7 @@ def refit(layer: Dense, halves: Halves, precision: torch.dtype, metric: Metric) 
     """The modes of the regression of the layer's old outputs on its new features, leaning on its old weights."""
     weight, _ = weight_matrix(layer)
     moments = whole_of(halves)
-    lean = leaning(weight, halves, precision, metric) * spread_of(moments)
-    whitener = whiten(moments.covariance + lean.diag(), precision, moments.mean)
-    cross = whitener.white(moments.cross_covariance + weight * lean)
+    whitener, cross = leant(weight, moments, leaning(weight, halves, precision, metric), precision)
     return Modes.of(cross, metric, whitener, moments.companion, moments.mean)
 
 
