@@ -30,12 +30,8 @@ from featgeo.network.run import Runner, runner_of
 from featgeo.network.taps import Look, tapping
 from featgeo.theory.linalg import Whitener, whiten
 
-LEANS = (
-    1e-3,
-    1e-2,
-    1e-1,
-    1.0,
-)  # weights of the old weights against the data, in units of every feature's variance
+# weights of the old weights against the data, in units of every feature's variance
+LEANS = (1e-3, 1e-2, 1e-1, 1.0)
 RARE = 1e-2  # of the mean variance, below which a feature counts as rare
 Halves = tuple[Moments, Moments | None]
 

@@ -13,7 +13,7 @@ from featgeo.data.inputs import Inputs, by_sample, described, sample_count
 from featgeo.errors import FeatgeoError
 from featgeo.network.arrange import Arrangement, gathered
 from featgeo.network.layers import SPATIAL, Layer, as_matrix, respond
-from featgeo.network.taps import Forward, FrozenTail, tapping
+from featgeo.network.taps import BYPASS, Forward, FrozenTail, as_rows, tapping
 
 ALIEN = "its output is not its weight times its input (a hook, an adapter or a forward of its own changes it)"
 TANGLED = "samples and positions are mixed in its input in no order that is known"
@@ -57,7 +57,8 @@ def survey(forward: Forward, layers: dict[str, Layer], inputs: Inputs) -> Survey
             found.aliens[name] = ALIEN
 
     with tapping(layers, compare):
-        shape = getattr(_run(forward, some), "shape", ())
+        made = _run(forward, some)
+    shape = getattr(made, "shape", ())
     found.output = tuple(shape[1:])
     found.within = {name for name, output in outputs.items() if output.numel() != math.prod(shape)}
     if count < 3:
@@ -78,16 +79,17 @@ def survey(forward: Forward, layers: dict[str, Layer], inputs: Inputs) -> Survey
             else:
                 found.lies[name] = lie
     found.bypassed = any(
-        not FrozenTail(forward, layers[name], some, lie).sole(_mean_action(layers[name], lie, outputs[name]))
+        not _bypass(FrozenTail(forward, layers[name], some, lie), outputs[name], made) <= BYPASS
         for name, lie in found.lies.items()
         if name not in found.aliens and lie.fits(layers[name], three[name], 3)
     )
     return found
 
 
-def _mean_action(layer: Layer, lie: Arrangement, output: Tensor) -> Tensor:
-    """A layer's output (n,), averaged over three samples and their positions."""
-    return gathered(layer, lie, output, 3).mean((0, 1)).to(torch.float64)
+def _bypass(tail: FrozenTail, output: Tensor, made: object) -> float:
+    """What passes a layer that is frozen at its mean output over the samples and their positions."""
+    action = gathered(tail.layer, tail.lie, output, tail.count).mean((0, 1)).to(torch.float64)
+    return tail.bypass(action, as_rows(made))
 
 
 def _inputs(forward: Forward, layers: dict[str, Layer], batch: Inputs) -> dict[str, Tensor]:

@@ -270,7 +270,3 @@ class FrozenTail:
         rounding = 4 * torch.finfo(self.layer.weight.dtype).eps * frozen.abs().max()
         usual = (free - free[:1]).abs().max().clamp_min(1e-30)
         return (((frozen - frozen[:1]).abs().max() - rounding).clamp_min(0) / usual).item()
-
-    def sole(self, z: Tensor) -> bool:
-        """Whether the layer, frozen at z (n,), proves to be the only road to the output."""
-        return self.bypass(z) <= BYPASS

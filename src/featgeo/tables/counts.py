@@ -229,10 +229,7 @@ def _margins(counts: Any) -> tuple[Array, Array, float]:
         rows, columns = (np.asarray(counts.sum(axis=axis), dtype=np.float64).ravel() for axis in (1, 0))
         return rows, columns, counts.data.min(initial=0.0)
     if counts.size < THREADED_CELLS:
-        with np.errstate(
-            invalid="ignore", over="ignore"
-        ):  # entries that are no counts are refused by the caller
-            return counts.sum(axis=1), counts.sum(axis=0), counts.min()
+        return counts.sum(axis=1), counts.sum(axis=0), counts.min()
     if not counts.flags.c_contiguous and counts.flags.f_contiguous:
         columns, rows, least = _margins(counts.T)
         return rows, columns, least
