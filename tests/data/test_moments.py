@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from featgeo.data.moments import BLOCK, Companion, Moments, MomentStream
+from featgeo.data.moments import BLOCK, ROWS, Companion, Moments, MomentStream
 from featgeo.errors import FeatgeoError
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
@@ -161,13 +161,33 @@ def test_a_width_that_changes_is_an_error(before: int) -> None:
         feed(MomentStream("layer 'fc'"), *batches)
 
 
-def test_rows_are_written_into_the_memory_of_the_last_batch_where_that_is_asked_for() -> None:
-    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 5
-    stream, places = MomentStream("x"), set()
-    for part in x.split([10, 16, 14]):
-        centred, shift = stream.centre(part, again=True)
-        assert torch.equal(centred, part - shift)
-        stream.add(centred, Companion.of(centred[:, :1], shift[:1]))
-        places.add(centred.data_ptr())
-    assert len(places) == 2  # the second batch is larger than the first
-    torch.testing.assert_close(stream.result().covariance, torch.cov(x.T, correction=0))
+@pytest.mark.parametrize("here", [True, False])
+@pytest.mark.parametrize("sizes", [[10, 16, 14], [1, ROWS, 7], [700, 700, 300]])
+def test_batches_that_wait_are_counted_together(here: bool, sizes: list[int]) -> None:
+    x, u = sample(0, sum(sizes), torch.float64, 5.0)
+    stream, shift = MomentStream("x"), u[:5].mean(0)
+    for part in x.split(sizes):
+        centred, centre = stream.centre(part, here=here)
+        assert torch.equal(centred, part - centre)
+        stream.wait(centred)
+    stream.count(Companion.of(u - shift, shift))
+    for ours, theirs in zip(
+        (stream.result().mean, stream.result().companion, stream.result().scatter, stream.result().cross),
+        two_pass(x, u),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-9)
+
+
+def test_rows_that_were_written_behind_those_that_wait_and_did_not_wait_are_lost() -> None:
+    x, u = sample(0, 30, torch.float64)
+    stream = MomentStream("x")
+    for part, stays in zip(x.split(10), (True, False, True), strict=True):
+        centred, _ = stream.centre(part, here=True)
+        if stays:
+            stream.wait(centred)
+    seen = torch.cat([u[:10], u[20:]])
+    stream.count(Companion.of(seen, torch.zeros(3, dtype=torch.float64)))
+    np.testing.assert_allclose(
+        stream.result().scatter, two_pass(torch.cat([x[:10], x[20:]]), seen)[2], rtol=1e-10
+    )

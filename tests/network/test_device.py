@@ -89,8 +89,8 @@ def test_no_batch_waits_for_the_device(kind: str, loss: Loss, dtype: torch.dtype
                 work.add(inputs, targets)
         assert mode.copies == []
         assert work.batches == BLOCK - 1
-        assert work.sums.device == DEVICE
-        for stream in (work.pair, *work.streams.values()):
+        assert work.ends.sums.device == DEVICE
+        for stream in (work.ends.pair, *work.streams.values()):
             assert stream._block is not None
             assert stream._block.scatter.device == DEVICE
             assert stream._block.scatter.dtype == torch.float32

@@ -9,13 +9,16 @@ from featgeo.theory.losses import BinaryCrossEntropy, CanonicalLoss, CrossEntrop
 from featgeo.theory.risk import CanonicalRisk
 
 
+@pytest.mark.parametrize("columns", [3, 9])
 @pytest.mark.parametrize(
     "loss", [CrossEntropy(), MeanSquare(), BinaryCrossEntropy(), Poisson()], ids=lambda x: x.name
 )
-def test_the_slope_of_the_metric(loss: CanonicalLoss) -> None:
+def test_the_slope_of_the_metric(loss: CanonicalLoss, columns: int) -> None:
     """By central differences of tr(Lᵀ RᵀR N), R the loss's own factor."""
     torch.manual_seed(0)
-    output, left, right = (torch.randn(*size, dtype=torch.float64) for size in ((5,), (5, 3), (5, 3)))
+    output, left, right = (
+        torch.randn(*size, dtype=torch.float64) for size in ((5,), (5, columns), (5, columns))
+    )
 
     def trace(place: torch.Tensor) -> torch.Tensor:
         root = loss.factor(place)

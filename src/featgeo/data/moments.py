@@ -1,9 +1,9 @@
 """Means and covariances of a stream, in one pass: add a batch, merge two.
 
-A batch is centred by a mean that is near its own before anything is squared, products are summed in the data's own
-precision over a block of batches, and blocks are merged in float64 by the pairwise update of Chan, Golub and LeVeque
-(1983). So data with a large mean lose nothing, memory does not grow with the number of samples, and the cost per batch
-is that of the products themselves.
+A batch is centred by a mean that is near its own before anything is squared, products of about a thousand rows are
+summed in the data's own precision over a block of batches, and blocks are merged in float64 by the pairwise update of
+Chan, Golub and LeVeque (1983). So data with a large mean lose nothing, memory does not grow with the number of samples,
+and the cost per batch is that of the products themselves.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from featgeo.errors import FeatgeoError
 
-BLOCK = 128  # batches summed in the data's precision before they are merged in float64
+BLOCK = 128  # batches summed in the data's precision before they are merged in float64, and most that wait
+ROWS = 1024  # of one product
 TILE = 128  # columns of one product; a symmetric matrix needs only its upper block triangle
 
 
@@ -83,7 +84,7 @@ class Moments:
 
 
 class Companion(NamedTuple):
-    """Rows u of one batch, made once and shared by all streams that see the batch.
+    """Rows u of some batches, made once and shared by all streams that see them.
 
     Attributes:
         rows: a column of ones, then u - shift (m, 1 + p): with the ones, one product gives sums and cross-products.
@@ -100,9 +101,16 @@ class Companion(NamedTuple):
         """From rows that are centred already."""
         return cls(torch.cat([torch.ones_like(centred[:, :1]), centred], dim=1), shift, centred.sum(0))
 
+    def repeated(self, times: int) -> Companion:
+        """Every row so many times."""
+        return self._replace(rows=self.rows.repeat_interleave(times, 0), total=self.total * times)
+
 
 class MomentStream:
     """Accumulates :class:`Moments` batch by batch, on the data's device, without synchronising each batch.
+
+    Batches :meth:`wait` until :meth:`count` is given their companion: one product of many rows costs less than several
+    of few.
 
     Args:
         name: what is accumulated, for messages.
@@ -112,9 +120,9 @@ class MomentStream:
         self.name = name
         self.total: Moments | None = None
         self.precision = torch.float64
+        self.rows = Rows()
         self._batches = 0
         self._block: _Block | None = None
-        self._space: Tensor | None = None
 
     @property
     def shift(self) -> Tensor:
@@ -122,13 +130,13 @@ class MomentStream:
         assert self._block is not None
         return self._block.shift
 
-    def centre(self, x: Tensor, again: bool = False) -> tuple[Tensor, Tensor]:
+    def centre(self, x: Tensor, here: bool = False) -> tuple[Tensor, Tensor]:
         """x - shift (m, k) in float32 or better, and the block's shift (k,).
 
         Args:
             x: rows (m, k).
-            again: whether to write into the memory of the last batch, which has been added and is not used any more:
-                rows that are made during a forward pass and outlive it would break up the memory of the next pass.
+            here: whether to write them behind the rows that wait, so that :meth:`wait` need not copy them; what was
+                written there before and does not wait is lost.
         """
         x = x if x.dtype in (torch.float32, torch.float64) else x.float()
         if self._block is None:
@@ -139,18 +147,33 @@ class MomentStream:
             raise FeatgeoError(
                 self.name, f"width {x.shape[1]} after {width} in earlier batches", "Use one width."
             )
-        if not again:
-            return x - self._block.shift, self._block.shift
-        if self._space is None or len(self._space) < len(x) or self._space.dtype != x.dtype:
-            self._space = torch.empty_like(x, memory_format=torch.contiguous_format)
-        return torch.sub(x, self._block.shift, out=self._space[: len(x)]), self._block.shift
+        shift = self._block.shift
+        return torch.sub(x, shift, out=self.rows.room(x)) if here else x - shift, shift
+
+    def wait(self, centred: Tensor) -> None:
+        """Let one batch wait that :meth:`centre` has centred."""
+        self._check(centred)
+        self.rows.put(centred)
+
+    def count(self, companion: Companion) -> None:
+        """Count the batches that wait, with their companion (m, p)."""
+        self._add(self.rows.all, companion)
+        self.rows.clear()
 
     def add(self, centred: Tensor, companion: Companion) -> None:
-        """Count one batch that :meth:`centre` has centred."""
+        """Count one batch that :meth:`centre` has centred, at once."""
+        self._check(centred)
+        self._add(centred, companion)
+
+    def _check(self, centred: Tensor) -> None:
         assert self._block is not None
-        self._block.add(centred, companion)
+        self._block.check(centred)
         self._batches += 1
-        if self._block.batches == BLOCK:
+
+    def _add(self, rows: Tensor, companion: Companion) -> None:
+        assert self._block is not None
+        self._block.add(rows, companion)
+        if self._block.batches >= BLOCK:
             self.flush()
 
     def flush(self) -> None:
@@ -166,7 +189,9 @@ class MomentStream:
                 "Check the inputs and the weights before it.",
             )
         block, self._block = self._block.moments(), None
-        if not torch.isfinite(block.scatter).all():
+        if not torch.isfinite(
+            block.scatter.diagonal()
+        ).all():  # by Cauchy and Schwarz no other entry is larger
             raise FeatgeoError(self.name, "values whose squares overflow", "Scale the inputs or use float64.")
         self.total = block if self.total is None else self.total.merge(block)
 
@@ -185,6 +210,41 @@ def _add_gram(total: Tensor, rows: Tensor) -> None:
         total[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])
 
 
+class Rows:
+    """Rows of several batches below one another, in memory that is used again."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._memory: Tensor | None = None
+
+    @property
+    def all(self) -> Tensor:
+        """(count, k)."""
+        assert self._memory is not None
+        return self._memory[: self.count]
+
+    def room(self, x: Tensor) -> Tensor:
+        """Memory for rows like these (m, k), behind the others."""
+        stop, memory = self.count + len(x), self._memory
+        if memory is None or memory.dtype != x.dtype or stop > len(memory):
+            self._memory = x.new_empty(max(ROWS, stop), x.shape[1])
+            if memory is not None and self.count:
+                self._memory[: self.count] = memory[: self.count]
+        assert self._memory is not None
+        return self._memory[self.count : stop]
+
+    def put(self, rows: Tensor) -> None:
+        """Add rows: those that were written to :meth:`room`, or others."""
+        room = self.room(rows)
+        if rows.data_ptr() != room.data_ptr():
+            room.copy_(rows)
+        self.count += len(rows)
+
+    def clear(self) -> None:
+        """Begin again."""
+        self.count = 0
+
+
 class _Block:
     """Sums of products in the data's own precision over some batches, about one shift."""
 
@@ -195,7 +255,12 @@ class _Block:
         self.side_shift, self.side_total = shift[:0], shift[:0]
         self.count = self.batches = 0
         # a number per batch, NaN or infinite where the batch is; small tensors kept one by one would break up memory
-        self.checks = shift.new_zeros(BLOCK)
+        self.checks = shift.new_zeros(2 * BLOCK)
+
+    def check(self, centred: Tensor) -> None:
+        """Note whether a batch is finite."""
+        torch.sum(centred, (0, 1), out=self.checks[self.batches])
+        self.batches += 1
 
     def add(self, centred: Tensor, companion: Companion) -> None:
         if self.sums is None:
@@ -204,8 +269,7 @@ class _Block:
         _add_gram(self.scatter, centred)
         self.sums.addmm_(companion.rows.T.to(centred.dtype), centred)
         self.side_total.add_(companion.total)
-        torch.sum(self.sums[0], 0, out=self.checks[self.batches])
-        self.count, self.batches = self.count + centred.shape[0], self.batches + 1
+        self.count += len(centred)
 
     def moments(self) -> Moments:
         assert self.sums is not None

@@ -60,9 +60,14 @@ class Keeper:
         self.batches = self.samples = self.held = 0
         self._kept: list[tuple[int, Tensor, dict[str, Tensor]]] = []
 
+    @property
+    def due(self) -> bool:
+        """Whether rows of the batch under way are kept."""
+        return self.batches % self.stride == 0
+
     def pick(self, rows: Tensor, shift: Tensor | None = None) -> Tensor | None:
         """Of the batch under way, the rows to keep, plus a shift; a copy, or the whole batch would stay in memory."""
-        if self.batches % self.stride:
+        if not self.due:
             return None
         step = max(1, rows.shape[0] // self.each)
         rows = rows[: step * self.each : step]

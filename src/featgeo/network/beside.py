@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from featgeo.network.backward import GROUPS, MeanJacobian
+from featgeo.network.ends import Statistic
 from featgeo.network.frozen import FrozenLayer, FrozenRows, curved, frozen_action, output_slopes
 from featgeo.network.look import Outlook
 from featgeo.network.stand import Beside, Stand
-from featgeo.network.sweep import Statistic
 from featgeo.network.taps import Seen
 from featgeo.theory.bayes import SATURATED
 from featgeo.theory.linalg import psd_factor, thin_svd

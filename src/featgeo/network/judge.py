@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from featgeo.data.batches import Batch
 from featgeo.network.backward import MeanJacobian, mean_jacobians
 from featgeo.network.beside import at_frozen, at_jacobian, other_road
+from featgeo.network.ends import Statistic
 from featgeo.network.frozen import FrozenLayer
 from featgeo.network.inputs import constant_features, feature_gain
 from featgeo.network.layers import Layer, weight_matrix
@@ -16,7 +17,7 @@ from featgeo.network.look import Outlook, look
 from featgeo.network.moves import mean_loss, measured_step
 from featgeo.network.run import Runner
 from featgeo.network.select import kind_of
-from featgeo.network.sweep import Statistic, Sweep
+from featgeo.network.sweep import Sweep
 from featgeo.network.taps import BYPASS, FrozenTail
 from featgeo.network.views import LayerReport, View
 from featgeo.theory.bayes import OperatingPoint, bayes_action

@@ -69,8 +69,10 @@ class Layout:
             return rows, None
         if rows.device.type != "cpu" and not self.expand:
             return rows, None
+        if not (rows == self.ignored).any():
+            return rows, None
         keep = (rows != self.ignored).nonzero()[:, 0]
-        return (rows, None) if len(keep) == len(rows) else (rows[keep], keep)
+        return rows[keep], keep
 
 
 def layout_of(

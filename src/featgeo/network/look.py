@@ -224,23 +224,27 @@ def still(covariance: Tensor, mean: Tensor, tolerance: float) -> Tensor:
     return covariance.diagonal().clamp_min(0).sqrt() <= tolerance * mean.abs()
 
 
-def locality(outlook: Outlook, stand: Stand) -> float:
+def locality(outlook: Outlook, stand: Stand, seen: Tensor) -> float:
     """How far the linear picture of tail and loss holds over the spread of the layer's output, in [0, 1].
 
     The product of two correlations, neither of which knows the targets or W*: in the output metric, of the model's
     outputs with those of the linearised tail (from the moments); and of the loss's gradient with its linearisation, at
     √3 standard deviations (the nodes of Gauss and Hermite) to both sides along the principal axes of these outputs.
+
+    Args:
+        outlook: of the layer.
+        stand: the operating point.
+        seen: what the metric sees the weights in use make of white features (m, r), R W Σ^½.
     """
     width = len(outlook.output.output)
-    linear = stand.jacobian @ outlook.weight @ outlook.whitener.root  # (d, r)
-    seen = stand.metric @ linear
     actual = stand.metric @ outlook.white[:width]
     outputs = outlook.pair.covariance[:width, :width]
     spread = (stand.metric @ outputs * stand.metric).sum().sqrt()
     tail = (seen * actual).sum() / (seen.norm() * spread)
     if not seen.norm() * spread > 0:
         return float(spread == seen.norm())  # a constant network is linear; else one of the two sees nothing
-    steps = math.sqrt(3) * (linear @ thin_svd(seen).right[:, :AXES]).T
+    axes = outlook.whitener.root @ thin_svd(seen).right[:, :AXES]
+    steps = math.sqrt(3) * (stand.jacobian @ (outlook.weight @ axes)).T
     steps = torch.cat([steps, -steps])
     metric = stand.readout
     change = torch.stack([outlook.risk.gradient(stand.output + step) for step in steps])
@@ -269,7 +273,7 @@ def look(outlook: Outlook, stand: Stand) -> View:
         at=stand.at,
         alignment=fit.alignment,
         scale=fit.scale,
-        locality=stand.beside.locality if stand.beside else locality(outlook, stand),
+        locality=stand.beside.locality if stand.beside else locality(outlook, stand, fit.used),
         agreement=agreement(fit.predicted_decrease, stand.constant_loss - outlook.loss),
         gain_available=fit.gain_available,
         gain_used=fit.gain_used,

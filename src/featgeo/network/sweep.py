@@ -14,20 +14,18 @@ from tqdm.auto import tqdm
 from featgeo.data.batches import Batch, Batches
 from featgeo.data.inputs import Inputs, by_sample, joined, mapped, position_mask, sample_count, shapes
 from featgeo.data.limits import Limits, checks
-from featgeo.data.moments import BLOCK, Companion, Moments, MomentStream
+from featgeo.data.moments import Moments, MomentStream
 from featgeo.data.sample import KEPT, TOGETHER, Keeper, Sample
 from featgeo.errors import FeatgeoError
 from featgeo.network.arrange import Arrangement, over_calls
+from featgeo.network.ends import Ends, Statistic
 from featgeo.network.layers import Layer, Projection
 from featgeo.network.run import Runner, bounded, forward_batch
 from featgeo.network.survey import Survey
 from featgeo.network.taps import Frame, Seen, reader, tapping
-from featgeo.theory.extent import extent
-from featgeo.theory.losses import CanonicalLoss, CrossEntropy, Loss
+from featgeo.theory.losses import Loss
 
 PROBES = 8  # samples kept to check what depends on the input
-
-Statistic = Callable[[Tensor, int], Tensor]  # checked targets, width -> T(y) (m, d)
 
 
 @dataclass(frozen=True)
@@ -110,9 +108,9 @@ class Pass:
         layers: dict[str, Layer],
         survey: Survey,
     ) -> None:
-        self.run, self.loss, self.statistic, self.layers = run, loss, statistic, layers
+        self.run, self.layers = run, layers
         self.streams = {name: MomentStream(f"layer '{name}'") for name in layers}
-        self.pair = MomentStream("model outputs and targets")
+        self.ends = Ends(loss, statistic, run.device)
         self.seen = {
             name: Seen(
                 survey.lies.get(name, default_lie(layer)),
@@ -123,13 +121,11 @@ class Pass:
         }
         self.frame = Frame(expand=run.layout.expand)
         self.keeper = Keeper(KEPT if run.processes.size == 1 else TOGETHER // run.processes.size)
-        self.sums = torch.zeros(2, dtype=torch.float64, device=run.device)
         self.probe: list[Inputs] = []
         self.samples = self.batches = 0
         self.ended = ""
         self.order: dict[str, None] = {}
         self._calls: dict[str, list[tuple[Tensor, Tensor | int]]] = {}
-        self._extents: list[tuple[Tensor, bool, int]] = []
 
     def listening(self) -> AbstractContextManager[None]:
         """While inside, the layers' inputs are read."""
@@ -137,13 +133,15 @@ class Pass:
 
     def _receive(self, name: str, rows: Tensor, positions: Tensor | int) -> None:
         calls = self._calls.setdefault(name, [])
-        centred = self.streams[name].centre(rows.flatten(0, -2), again=not calls)[0].reshape(rows.shape)
+        centred = self.streams[name].centre(rows.flatten(0, -2), here=not calls)[0].reshape(rows.shape)
         calls.append((centred, positions))
         whole = isinstance(positions, int) and positions == 1 and len(calls) == 1
         self.seen[name].averaged |= not (whole and not self.frame.expand)
 
     def add(self, inputs: Inputs, targets: Tensor) -> None:
-        """Run the model on one batch and count what it shows."""
+        """Run the model on one batch and keep what it shows."""
+        if self.ends.full:
+            self.settle()
         run, layout = self.run, self.run.layout
         self._calls.clear()
         self.frame.samples, self.frame.keep = sample_count(inputs), position_mask(inputs)
@@ -153,49 +151,44 @@ class Pass:
         outputs = made if kept is None else made[kept.to(made.device)]
         if not len(outputs):
             return
-        width = outputs.shape[1]
-        checked = self.loss.arranged(targets.to(outputs.device, non_blocking=True), width)
-        self._extents.append((extent(checked), checked.is_floating_point(), width))
-        if not checked.is_floating_point() and isinstance(self.loss, CrossEntropy):
-            checked = checked.clamp(
-                0, width - 1
-            )  # those out of range are told later, and must not stop a device
-        self.sums[0] += self.loss.values(outputs, checked).sum(dtype=torch.float64)
-        if isinstance(self.loss, CanonicalLoss):
-            self.sums[1] += self.loss.base(checked).sum()
-        both = torch.cat([outputs, self.statistic(checked, width).to(outputs)], dim=1)
-        side, shift = self.pair.centre(both)
-        companion = Companion.of(side, shift)
-        picked: dict[str, Tensor | None] = {}
+        self.ends.wait(outputs, targets)
         # as called, so that the first layer with NaN is the one named
         self.order = dict.fromkeys((*self._calls, *self.layers))
         for name in self.order:
-            calls = self._calls.pop(name, None)  # let go of as soon as they are summed
-            rows = over_calls(calls, self.frame.expand) if calls else side[:0]
-            own, wanted = companion, len(made)
-            if layout.repeated and len(rows) % len(made) == 0 and len(rows):
-                wanted = len(rows)
-                own = Companion.of(side.repeat_interleave(len(rows) // len(made), 0), shift)
-            if self.seen[name].close(len(rows), wanted, made, run.rows):
-                rows, stream = rows if kept is None else rows[kept.to(rows.device)], self.streams[name]
-                picked[name] = self.keeper.pick(rows, stream.shift) if len(rows) == len(side) else None
-                stream.add(rows, own)
-        self.pair.add(side, companion)
-        self.keeper.close(both, picked)
+            calls = self._calls.pop(name, None)  # let go of as soon as they wait
+            rows = over_calls(calls, self.frame.expand) if calls else made[:0]
+            own = layout.repeated and len(rows) and len(rows) % len(made) == 0
+            if self.seen[name].close(len(rows), len(rows) if own else len(made), made, run.rows):
+                self.streams[name].wait(rows if kept is None else rows[kept.to(rows.device)])
         self.samples += len(outputs)
-        if len(self._extents) == BLOCK:
-            self._judge()
         if sum(map(sample_count, self.probe)) < PROBES and (
             not self.probe or shapes(self.probe[0]) == shapes(inputs)
         ):
             self.probe.append(by_sample(inputs, lambda part: part[:PROBES].clone()))  # not the whole batch
 
-    def _judge(self) -> None:
-        """Whether the targets suited the loss; asked once for many batches, as it waits for the device."""
-        told, self._extents = self._extents, []
-        values = torch.stack([part[0] for part in told]).tolist() if told else []
-        for (low, high, off), (_, real, width) in zip(values, told, strict=True):
-            self.loss.judge(low, high, off, real, width)
+    def settle(self) -> None:
+        """Count the batches that wait."""
+        sizes = list(self.ends.sizes)
+        if not sizes:
+            return
+        both, companion = self.ends.close()
+        good = {name: self.streams[name] for name in self.order if not self.seen[name].obstacle}
+        start = 0
+        for size in sizes:
+            picked = {}
+            if self.keeper.due:
+                span = slice(start, start + size)
+                picked = {name: self.keeper.pick(stream.rows.all[span], stream.shift)
+                          for name, stream in good.items() if stream.rows.count == len(both)}  # fmt: skip
+            self.keeper.close(both[start : start + size], picked)
+            start += size
+        for name in self.order:
+            rows = self.streams[name].rows
+            times = rows.count // len(both)
+            if name in good:
+                self.streams[name].count(companion if times == 1 else companion.repeated(times))
+            rows.clear()
+        self.ends.pair.count(companion)
 
     def go_on(self, data: Iterator[Batch], limits: Limits, until: float) -> str:
         """Read on until so many batches have been read; what ended the pass, empty where it may go on."""
@@ -221,7 +214,7 @@ class Pass:
             for name in dict.fromkeys(order)
             if not seen[name].obstacle
         }
-        pair, samples = together.merged(self.pair.total), sum(shard.samples for shard in shards)
+        pair, samples = together.merged(self.ends.pair.total), sum(shard.samples for shard in shards)
         assert pair is not None
         probes = [shard.probe for shard in shards if shapes(shard.probe) == shapes(shards[0].probe)]
         return Sweep(
@@ -241,16 +234,17 @@ class Pass:
 
     def _shard(self) -> Shard:
         """What this process tells the others, besides the moments."""
-        self._judge()
+        self.settle()
+        self.ends.judge()
         for name in self.order:  # as called: the first that sees NaN is named
             if not self.seen[name].obstacle:
                 self.streams[name].flush()
-        self.pair.flush()
+        self.ends.pair.flush()
         some = bool(self.samples)
         return Shard(
             self.samples,
             self.batches,
-            self.sums.tolist(),
+            self.ends.sums.tolist(),
             {name: note.alone() for name, note in self.seen.items()},
             {name: self.streams[name].precision for name in self.order if self.streams[name].total},
             mapped(by_sample(joined(self.probe), lambda part: part[:PROBES]), Tensor.cpu) if some else None,

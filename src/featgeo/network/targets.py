@@ -11,9 +11,10 @@ from torch import Tensor
 from featgeo.data.batches import Batches
 from featgeo.data.limits import Limits
 from featgeo.errors import FeatgeoError
+from featgeo.network.ends import Statistic
 from featgeo.network.look import still
 from featgeo.network.run import Runner, forward_batch
-from featgeo.network.sweep import Statistic, Sweep
+from featgeo.network.sweep import Sweep
 from featgeo.theory.bayes import OperatingPoint, bayes_action
 from featgeo.theory.linalg import rank_tolerance
 from featgeo.theory.losses import CanonicalLoss, Loss

@@ -155,7 +155,7 @@ def fit_layer(
     defined = min(norms) > 1e-150
     return LayerFit(
         optimal_weight=best,
-        optimal_bias=bias + displacement + (weight - best) @ mean,
+        optimal_bias=bias + displacement + weight @ mean - best @ mean,
         gain_available=available,
         gain_used=available - gap_weight,
         gap_weight=gap_weight,
@@ -163,7 +163,7 @@ def fit_layer(
         gap_rank=lost if lost > ROUNDING * readout_gain else 0.0,
         alignment=(used * target).sum().item() / (norms[0] * norms[1]) if defined else float("nan"),
         scale=norms[0] / norms[1] if defined else float("nan"),
-        spectrum=torch.linalg.svdvals(modes),
+        spectrum=torch.linalg.svdvals(modes.T),
         predicted_decrease=available - gap_weight - displacement_loss,
         factor=factor,
         response=response,
@@ -235,7 +235,9 @@ def average_tail(
 def _damped_root(gram: Tensor) -> Tensor:
     """Cholesky factor of a Gram matrix with the ridge below which :data:`UNSEEN` sees nothing."""
     ridge = max(UNSEEN * torch.linalg.norm(gram).item(), torch.finfo(gram.dtype).tiny)
-    return torch.linalg.cholesky(gram + ridge * torch.eye(len(gram)).to(gram))
+    damped = gram.clone()
+    damped.diagonal().add_(ridge)
+    return torch.linalg.cholesky(damped)
 
 
 def _regress(cross: Tensor, gram: Tensor, root: Tensor) -> Tensor:

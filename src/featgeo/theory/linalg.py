@@ -212,10 +212,14 @@ class ThinSVD:
 
 def thin_svd(factor: Tensor) -> ThinSVD:
     """Singular value decomposition of a factor (m, n), cut at its numerical rank."""
-    left, values, right = torch.linalg.svd(factor.to(torch.float64), full_matrices=False)
+    wide = factor.shape[0] < factor.shape[1]  # LAPACK has columns first: it is much faster on the transpose
+    left, values, right = torch.linalg.svd(
+        (factor.T if wide else factor).to(torch.float64), full_matrices=False
+    )
     largest = values.max().item() if values.numel() else 0.0
     keep = values > rank_tolerance(max(factor.shape), torch.float64) * largest
-    return ThinSVD(left[:, keep], values[keep], right[keep].T)
+    left, right = (right.T, left) if wide else (left, right.T)
+    return ThinSVD(left[:, keep], values[keep], right[:, keep])
 
 
 def solve_ridge(factor: ThinSVD, cross: Tensor, covariance: Tensor, weight_decay: float) -> Tensor:
