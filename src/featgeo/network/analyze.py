@@ -156,8 +156,9 @@ def analyze(
                 return some.shared(together, batch_size)
 
             bench = Bench(
-                run, taps, found, chosen, targets.statistic, risk, output, weight_decay, at, kept, steps
-            )
+                run, taps, found, chosen, targets.statistic, risk, output, weight_decay, at, kept, steps,
+                seen.variations,
+            )  # fmt: skip
             judged, reports = bench.judge(), {}
             for name, module in modules_of(model):
                 kind = kind_of(module)

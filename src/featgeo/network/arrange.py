@@ -50,6 +50,11 @@ class Arrangement:
             return rows.unflatten(0, (-1, samples)).transpose(0, 1)
         return rows.unflatten(0, (samples, -1))
 
+    def samples(self, x: Tensor, samples: int) -> Tensor:
+        """A view of a tensor with the samples first."""
+        first = self.first(x)
+        return self.split(first, samples) if self.merged else first
+
     def spread(self, rows: Tensor, length: int) -> Tensor:
         """Rows (samples, ...) repeated for every position of a merged dimension of that length."""
         times = length // len(rows)

@@ -45,6 +45,7 @@ class Bench:
         seconds: of one forward pass over these samples.
         before: mean loss on these samples.
         jacobians: mean Jacobians of the bypassed layers.
+        variations: by layer, what a first look at a few samples saw vary while it was frozen.
     """
 
     run: Runner
@@ -58,6 +59,7 @@ class Bench:
     at: str | None
     kept: Callable[[], list[Batch]]
     steps: bool = False
+    variations: dict[str, float] = field(default_factory=dict)
     batches: list[Batch] = field(default_factory=list)
     seconds: float = 0.0
     before: float = 0.0
@@ -67,7 +69,10 @@ class Bench:
         """Reports of all layers that the pass over the data saw."""
         variation, free = {}, None
         for name, moments in self.found.layers.items():
-            if not self.found.seen[name].is_output:
+            if self.found.seen[name].is_output:
+                continue
+            variation[name] = self.variations.get(name, 0.0)
+            if not variation[name] > BYPASS:
                 weight, bias = weight_matrix(self.taps[name])
                 tail = self._tail(name)
                 free = tail.free() if free is None else free

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from featgeo.data.inputs import Inputs, by_sample, described, sample_count
 from featgeo.errors import FeatgeoError
-from featgeo.network.arrange import Arrangement, gathered
+from featgeo.network.arrange import Arrangement
 from featgeo.network.layers import SPATIAL, Layer, as_matrix, respond
-from featgeo.network.taps import BYPASS, Forward, FrozenTail, as_rows, tapping
+from featgeo.network.roads import variations
+from featgeo.network.taps import BYPASS, Forward, as_rows, tapping
 
 ALIEN = "its output is not its weight times its input (a hook, an adapter or a forward of its own changes it)"
 TANGLED = "samples and positions are mixed in its input in no order that is known"
@@ -29,14 +30,20 @@ class Survey:
         aliens: layers that are not what they seem to be, with the reason.
         output: shape of the model's output for one sample.
         within: layers whose output has another size than the model's.
-        bypassed: whether another road leads past some layer, or the samples were too few to tell.
+        variations: by layer, what still varies while it is frozen; layers of which the samples did not tell are left
+            out.
     """
 
     lies: dict[str, Arrangement] = field(default_factory=dict)
     aliens: dict[str, str] = field(default_factory=dict)
     output: tuple[int, ...] = ()
     within: set[str] = field(default_factory=set)
-    bypassed: bool = True
+    variations: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def bypassed(self) -> bool:
+        """Whether another road leads past some layer, or the samples were too few to tell."""
+        return not self.lies or any(not value <= BYPASS for value in self.variations.values())
 
 
 def survey(forward: Forward, layers: dict[str, Layer], inputs: Inputs) -> Survey:
@@ -78,18 +85,13 @@ def survey(forward: Forward, layers: dict[str, Layer], inputs: Inputs) -> Survey
                 found.aliens[name] = TANGLED
             else:
                 found.lies[name] = lie
-    found.bypassed = any(
-        not _bypass(FrozenTail(forward, layers[name], some, lie), outputs[name], made) <= BYPASS
+    told = {
+        name: lie
         for name, lie in found.lies.items()
         if name not in found.aliens and lie.fits(layers[name], three[name], 3)
-    )
+    }
+    found.variations = variations(forward, layers, told, some, outputs, as_rows(made), sample_count(inputs))
     return found
-
-
-def _bypass(tail: FrozenTail, output: Tensor, made: object) -> float:
-    """What passes a layer that is frozen at its mean output over the samples and their positions."""
-    action = gathered(tail.layer, tail.lie, output, tail.count).mean((0, 1)).to(torch.float64)
-    return tail.bypass(action, as_rows(made))
 
 
 def _inputs(forward: Forward, layers: dict[str, Layer], batch: Inputs) -> dict[str, Tensor]:

@@ -266,7 +266,17 @@ class FrozenTail:
         if self.count < 2:
             return float("nan")
         frozen = self._run(z.expand(self.count, -1), self.probe)
-        free = (self.free() if free is None else free).to(z)
-        rounding = 4 * torch.finfo(self.layer.weight.dtype).eps * frozen.abs().max()
-        usual = (free - free[:1]).abs().max().clamp_min(1e-30)
-        return (((frozen - frozen[:1]).abs().max() - rounding).clamp_min(0) / usual).item()
+        return variation(frozen, self.free() if free is None else free, self.layer.weight.dtype)
+
+
+def variation(frozen: Tensor, free: Tensor, precision: torch.dtype) -> float:
+    """How much outputs (m, d) of a frozen layer vary over the samples, relative to those of a free one.
+
+    Args:
+        frozen: with the layer frozen.
+        free: without.
+        precision: of the model: its rounding does not count.
+    """
+    rounding = 4 * torch.finfo(precision).eps * frozen.abs().max()
+    usual = (free - free[:1]).to(frozen).abs().max().clamp_min(1e-30)
+    return (((frozen - frozen[:1]).abs().max() - rounding).clamp_min(0) / usual).item()
