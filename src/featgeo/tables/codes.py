@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featgeo.errors import FeatgeoError
+from featgeo.tables.words import look_up
 
 MISSING_LABEL = "(missing)"
 WIDEST = 2**24  # range of integers that are counted instead of hashed
@@ -78,14 +79,13 @@ def _factor_arrow(column: Any) -> tuple[Codes, list[Hashable]]:
     if FEW * len(labels) > HEAD:
         encoded = values.dictionary_encode()
         encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
-        codes, labels = encoded.indices, encoded.dictionary
-    else:
-        codes = compute.index_in(values, value_set=labels)
-        if codes.null_count > values.null_count:
-            unseen = values.filter(compute.and_(codes.is_null(), values.is_valid())).unique()
-            labels = pa.concat_arrays([labels, unseen])
-            codes = compute.index_in(values, value_set=labels)
-    return codes.fill_null(-1).to_numpy(zero_copy_only=False), labels.to_pylist()
+        return encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist()
+    codes, absent = look_up(values, labels)
+    if absent > values.null_count:
+        unseen = values.filter(compute.and_(pa.array(codes < 0), values.is_valid())).unique()
+        labels = pa.concat_arrays([labels, unseen])
+        codes, _ = look_up(values, labels)
+    return codes, labels.to_pylist()
 
 
 def _addresses(column: NDArray[Any]) -> NDArray[np.intp]:

@@ -1,16 +1,23 @@
-"""Passes over a dense table by torch, whose threads share the work, block by block of rows that fit in the cache."""
+"""Passes over a dense table by torch, whose threads share the work, block by block of rows that fit in the cache.
+
+Passes over columns by as many threads.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
+
+T = TypeVar("T")
 
 THREADED_CELLS = 2**18  # smaller tables are not worth waiting for a thread
 BLOCK_CELLS = 120_000  # of float64, just under a megabyte: a block stays in the cache between its uses
@@ -21,6 +28,19 @@ def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
     height = max(1, BLOCK_CELLS // max(1, shape[1]))
     for start in range(0, shape[0], height):
         yield slice(start, min(start + height, shape[0]))
+
+
+def in_parts(job: Callable[[slice], T], rows: int, least: int) -> list[T]:
+    """What a job gives for consecutive parts of so many rows, one for each of torch's threads, but of at least so many.
+
+    They run at once where the job releases the interpreter's lock, as numpy and Arrow do.
+    """
+    count = max(1, min(torch.get_num_threads(), rows // least))
+    parts = [slice(*ends) for ends in pairwise(rows * i // count for i in range(count + 1))]
+    if count == 1:
+        return [job(parts[0])]
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(job, parts))
 
 
 def tensor_of(array: Any) -> Tensor:

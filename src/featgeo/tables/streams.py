@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy import sparse
 from featgeo.errors import FeatgeoError
 from featgeo.tables.codes import INTEGERS, MISSING_LABEL, Codes, factor_pair, for_both, order_labels
 from featgeo.tables.counts import Array, Labels
+from featgeo.tables.passes import in_parts
 
 Missing = Literal["drop", "category", "error"]
 DENSE_CELLS = 2**24  # tables up to this size are counted in one dense array
@@ -50,10 +52,12 @@ class PairCounts:
         pairs = factor_pair(x, y)
         for side, values in enumerate((x, y)):
             self._own_order[side] &= isinstance(getattr(values, "dtype", None), pd.CategoricalDtype)
-        codes = []
+        codes, any_absent = [], False
         for (column, labels), places, argument in zip(pairs, self._places, ("x", "y"), strict=True):
-            codes.append(self._place(column, labels, places, argument))
-        if any(len(column) and column.min() < 0 for column in codes):
+            placed, absent = self._place(column, labels, places, argument)
+            codes.append(placed)
+            any_absent |= absent
+        if any_absent:
             kept = (codes[0] >= 0) & (codes[1] >= 0)
             codes = [column[kept] for column in codes]
             weight = None if weight is None else weight[kept]
@@ -61,8 +65,8 @@ class PairCounts:
 
     def _place(
         self, codes: Codes, labels: list[Hashable], places: dict[Hashable, int], argument: str
-    ) -> Codes:
-        """A chunk's codes as codes of all chunks."""
+    ) -> tuple[Codes, bool]:
+        """A chunk's codes as codes of all chunks, and whether some are -1."""
         absent = bool(len(codes)) and codes.min() < 0
         if absent and self.missing == "error":
             raise FeatgeoError(
@@ -74,13 +78,13 @@ class PairCounts:
                     argument, f"missing values and the category {MISSING_LABEL!r}", "Rename the category."
                 )
             codes = np.where(codes < 0, len(labels), codes.astype(np.int64))
-            labels = [*labels, MISSING_LABEL]
+            labels, absent = [*labels, MISSING_LABEL], False
         moved = np.fromiter(
             (places.setdefault(label, len(places)) for label in labels), np.int64, len(labels)
         )
         if np.array_equal(moved, np.arange(len(moved))):
-            return codes
-        return np.append(moved, -1)[codes]  # code -1 stays -1
+            return codes, absent
+        return np.append(moved, -1)[codes], absent  # code -1 stays -1
 
     def _count(self, rows: Codes, columns: Codes, weight: Array | None) -> None:
         shape = len(self._places[0]), len(self._places[1])
@@ -190,17 +194,22 @@ def _count_cells(
 ) -> Array:
     """Pairs of integers from these least values on, counted in a table of this shape; block by block, in the cache."""
     (top, left), (height, width) = least, shape
-    counts = np.zeros(height * width)
-    step = max(BLOCK_ROWS, len(counts))  # a block costs a pass over the table
-    for start in range(0, len(x), step):
-        part = slice(start, start + step)
-        keys = x[part].astype(np.int64)
-        keys -= top
-        keys *= width
-        keys += y[part]
-        keys -= left
-        counts += np.bincount(keys, None if weight is None else weight[part], len(counts))
-    return counts.reshape(shape)
+    cells = height * width
+    step = max(BLOCK_ROWS, cells)  # a block costs a pass over the table
+
+    def job(rows: slice) -> Array:
+        counts = np.zeros(cells)
+        for start in range(rows.start, rows.stop, step):
+            part = slice(start, min(start + step, rows.stop))
+            keys = x[part].astype(np.int64)
+            keys -= top
+            keys *= width
+            keys += y[part]
+            keys -= left
+            counts += np.bincount(keys, None if weight is None else weight[part], cells)
+        return counts
+
+    return reduce(np.add, in_parts(job, len(x), 2 * step)).reshape(shape)
 
 
 def _as_array(labels: list[Hashable]) -> Labels:
