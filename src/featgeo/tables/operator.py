@@ -144,11 +144,13 @@ class Dependence:
     def _counts_gram(self, v: Array) -> Array:
         """v Nᵀ D N for v (columns,) or (k, columns), D the squares of the scale on the left; the table is read once."""
         rows = torch.from_numpy(np.atleast_2d(v))
-        spread = rows.T.expand(len(self._stacks[0][0]), *rows.T.shape)
-        product = rows.new_zeros(len(spread), *rows.shape)
+        parts = self._stacks[0][0].shape[0]
+        spread = rows.T.expand(parts, *rows.T.shape)
+        product = rows.new_zeros(parts, *rows.shape)
         for blocks, squares in self._stacks:
-            image = torch.bmm(blocks, spread[: len(blocks)]).mul_(squares)
-            product[: len(blocks)].baddbmm_(image.mT, blocks)
+            part = slice(blocks.shape[0])
+            image = torch.bmm(blocks, spread[part]).mul_(squares)
+            product[part].baddbmm_(image.mT, blocks)
         return product.sum(dim=0).numpy().reshape(v.shape)
 
     @cached_property

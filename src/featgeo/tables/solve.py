@@ -176,9 +176,8 @@ def _lanczos(b: Dependence, count: int, centred: bool, random_state: Any, tol: f
     right = leading_eigenvectors(multiply, null, count, random_state, tol, cancelled=1.0).numpy().T
     triples = _from_right(b, right)
     values, sound = triples.values, triples.values > VANISHING * triples.values[0]
-    if (
-        RELATIVE * values[-1] ** 2 < CANCELLED * values[0]
-    ):  # a weak dependence: what B maps to zero is still in there
+    # a weak dependence: what B maps to zero is still in there
+    if max(RELATIVE, tol) * values[-1] ** 2 < CANCELLED * values[0]:
         right = np.where(sound, b.T.times(triples.rows) / np.where(sound, values, 1.0), triples.columns)
     return Triples(values, triples.rows, right)
 

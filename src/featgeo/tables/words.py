@@ -56,7 +56,7 @@ class WordTable:
         multipliers: of the words that tell the labels apart, by their places among all words of a string.
         shift: what products exceed a slot by, in bits.
         codes: of the label in each slot (slots,), -1 in an empty one.
-        words: of the label in each slot [(slots,)].
+        words: of the label in each slot [(slots,)], or () where all labels have the same.
     """
 
     length: int
@@ -72,10 +72,9 @@ class WordTable:
         if len(lengths) != 1 or not 0 < lengths[0] <= LONGEST:
             return None
         length, size = int(lengths[0]), len(labels)
-        words = [word.astype(np.uint64) for word in _words(labels, length)]
-        telling = [k for k, word in enumerate(words) if len(np.unique(word)) == size][-1:] or range(
-            len(words)
-        )
+        words = _words(labels, length)
+        telling: Any = [k for k, word in enumerate(words) if len(np.unique(word)) == size][:1]
+        telling = telling or range(len(words))
         rng = np.random.default_rng(0)
         for bits in range(max(1, 2 * size.bit_length() - 2), SLOTS + 1):
             for _ in range(TRIES):
@@ -86,9 +85,8 @@ class WordTable:
                     continue
                 codes = np.full(2**bits, -1, dtype=np.int32)
                 codes[slots] = np.arange(size)
-                held = np.zeros((len(words), 2**bits), dtype=np.uint64)
-                held[:, slots] = words
-                return cls(length, multipliers, shift, codes, list(held))
+                spread = [_spread(word, slots, 2**bits) for word in words]
+                return cls(length, multipliers, shift, codes, spread)
         return None
 
     def look_up(self, strings: Any, codes: Codes) -> bool:
@@ -109,7 +107,7 @@ class WordTable:
             slots = (_mix(block, self.multipliers) >> self.shift).view(np.intp)
             self.codes.take(slots, out=found, mode="clip")
             for word, labels in zip(block, self.words, strict=True):
-                wrong = labels.take(slots, mode="clip") != word
+                wrong = word != (labels.take(slots, mode="clip") if labels.ndim else labels)
                 if wrong.any():
                     found[wrong] = -1
         return True
@@ -118,6 +116,15 @@ class WordTable:
 def _mix(words: list[Word], multipliers: dict[int, np.uint64]) -> Word:
     """Sum of products modulo 2^64."""
     return reduce(np.add, (multiplier * words[k] for k, multiplier in multipliers.items()))
+
+
+def _spread(word: Word, slots: NDArray[np.intp], count: int) -> Word:
+    """A word of the labels in their slots (count,), or the one that they all have ()."""
+    if (word == word[0]).all():
+        return np.asarray(word[0])
+    spread = np.zeros(count, dtype=word.dtype)
+    spread[slots] = word
+    return spread
 
 
 def _offsets(strings: Any) -> NDArray[np.signedinteger[Any]]:
@@ -130,11 +137,13 @@ def _offsets(strings: Any) -> NDArray[np.signedinteger[Any]]:
 
 
 def _words(strings: Any, length: int) -> list[Word]:
-    """Words that cover each of the strings of one length, [(n,)]; views, and the last one overlaps the one before."""
-    size = 2 ** (min(length, 8).bit_length() - 1)
-    first = int(_offsets(strings)[0])
-    places = [*range(0, length - size, size), length - size]
+    """Strings of one length as words of 8, 4, 2 or 1 bytes from their ends, which differ most, on [(n,)]; views."""
+    first, words = int(_offsets(strings)[0]), []
+    while length:
+        size = 2 ** (min(length, 8).bit_length() - 1)
+        length -= size
+        words.append((size, first + length))
+    step = sum(size for size, _ in words)
     return [
-        np.ndarray(len(strings), f"u{size}", strings.buffers()[2], first + place, (length,))
-        for place in places
+        np.ndarray(len(strings), f"u{size}", strings.buffers()[2], place, (step,)) for size, place in words
     ]
