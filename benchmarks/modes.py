@@ -33,7 +33,7 @@ from featgeo.tables.modes import ModalDecomposition
 from featgeo.tables.operator import Dependence, dependence
 
 MODES = 10
-TOLERANCES = [digit * 10.0**-power for power in range(1, 14) for digit in (5, 2, 1)]
+TOLERANCES = [digit * 10.0**-power for power in range(1, 14) for digit in (5, 3, 2, 1)]
 SETTLING = 0.2  # seconds before each call, in which the threads of the one before fall asleep
 ACCURACY = 1e-8
 
