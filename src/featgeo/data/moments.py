@@ -273,14 +273,15 @@ class _Block:
 
     def moments(self) -> Moments:
         assert self.sums is not None
-        scatter = self.scatter.triu() + self.scatter.triu(1).T  # the rest was not summed
-        tensors = (self.shift, scatter, self.sums, self.side_shift, self.side_total)
+        upper = self.scatter.triu_()  # the rest was not summed
+        tensors = (self.shift, upper + upper.T, self.sums, self.side_shift, self.side_total)
         shift, scatter, sums, side_shift, side_total = (t.to(torch.float64) for t in tensors)
+        scatter.diagonal().mul_(0.5)
         step, side = sums[0] / self.count, side_total / self.count
         return Moments(
             self.count,
             shift + step,
             side_shift + side,
-            scatter.addr(step, step, alpha=-self.count),
+            scatter.addr_(step, step, alpha=-self.count),
             sums[1:].addr(side, step, alpha=-self.count),
         )

@@ -61,15 +61,7 @@ class CanonicalRisk(Risk):
 
     def metric_slope(self, output: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """∂ tr(leftᵀ ∇²A(g) right)/∂g (d,) at one output (d,), for left and right (d, r)."""
-        if left.shape[1] > len(left):  # the trace depends on right leftᵀ alone
-            left, right = torch.eye(len(left)).to(left), right @ left.T
-        with torch.enable_grad():
-            rows = output.detach().expand(left.shape[1], -1).clone().requires_grad_()
-            (curved,) = torch.autograd.grad((self.loss.mean(rows) * left.T).sum(), rows, create_graph=True)
-            if not curved.requires_grad:  # a constant metric
-                return torch.zeros_like(output)
-            (slope,) = torch.autograd.grad((curved * right.T).sum(), rows)
-        return slope.sum(0)
+        return self.loss.metric_slope(output, left, right)
 
 
 @dataclass(frozen=True)
