@@ -217,9 +217,9 @@ def thin_svd(factor: Tensor) -> ThinSVD:
         (factor.T if wide else factor).to(torch.float64), full_matrices=False
     )
     largest = values.max().item() if values.numel() else 0.0
-    keep = values > rank_tolerance(max(factor.shape), torch.float64) * largest
+    rank = int((values > rank_tolerance(max(factor.shape), torch.float64) * largest).sum())
     left, right = (right.T, left) if wide else (left, right.T)
-    return ThinSVD(left[:, keep], values[keep], right[:, keep])
+    return ThinSVD(left[:, :rank], values[:rank], right[:, :rank])
 
 
 def solve_ridge(factor: ThinSVD, cross: Tensor, covariance: Tensor, weight_decay: float) -> Tensor:
