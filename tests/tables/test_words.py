@@ -61,7 +61,7 @@ def test_strings_of_one_length_and_neighbours_of_labels(length, alphabet, known,
     size = len(strings[0].encode())
     assert (table is not None) == (size <= words.LONGEST)
     if table is not None:
-        found = np.empty(60, dtype=np.int32)
+        found = np.empty(60, dtype=table.codes.dtype)
         assert table.look_up(pa.array(strings, kind), found)
         assert found.tolist() == by_dictionary(strings, labels)
 

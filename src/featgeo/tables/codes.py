@@ -145,9 +145,9 @@ def for_both(job: Callable[[Any, str], T], x: Any, y: Any) -> tuple[T, T]:
     """A job on both columns and their names; long ones at once, in two threads."""
     if len(x) < HEAD:
         return job(x, "x"), job(y, "y")
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.submit(job, x, "x"), pool.submit(job, y, "y")
-        return first.result(), second.result()
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(job, y, "y")
+        return job(x, "x"), second.result()
 
 
 def order_labels(labels: list[Hashable]) -> list[int]:

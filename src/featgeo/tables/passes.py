@@ -39,8 +39,9 @@ def in_parts(job: Callable[[slice], T], rows: int, least: int) -> list[T]:
     parts = [slice(*ends) for ends in pairwise(rows * i // count for i in range(count + 1))]
     if count == 1:
         return [job(parts[0])]
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(job, parts))
+    with ThreadPoolExecutor(count - 1) as pool:
+        others = [pool.submit(job, part) for part in parts[1:]]
+        return [job(parts[0]), *(other.result() for other in others)]  # no thread but this one is on this processor
 
 
 def tensor_of(array: Any) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -19,7 +20,8 @@ from featgeo.tables.passes import in_parts
 Missing = Literal["drop", "category", "error"]
 DENSE_CELLS = 2**24  # tables up to this size are counted in one dense array
 FEW_CELLS = 2**19  # tables up to this size are counted block by block
-BLOCK_ROWS = 2**16  # of integers, so that what is made of them stays in the cache
+MANY_ROWS = 2**17  # of integers, whose range is looked at first
+BLOCK_ROWS = 2**18  # so that what is made of them stays in the cache
 
 
 class PairCounts:
@@ -159,7 +161,7 @@ def _weights(sample_weight: Any, size: int) -> Array:
 
 def _ranges(x: Any, y: Any) -> tuple[tuple[int, int], tuple[int, int]] | None:
     """Least value and range of two columns of integers, where counting them block by block pays."""
-    if not (len(x) == len(y) > 2 * BLOCK_ROWS):
+    if not (len(x) == len(y) > MANY_ROWS):
         return None
     if not all(
         isinstance(values, np.ndarray | pd.Series) and values.ndim == 1 and values.dtype in INTEGERS
@@ -192,21 +194,22 @@ def _count_cells(
     least: tuple[int, int],
     weight: Array | None = None,
 ) -> Array:
-    """Pairs of integers from these least values on, counted in a table of this shape; block by block, in the cache."""
-    (top, left), (height, width) = least, shape
-    cells = height * width
+    """Pairs of integers from these least values on, counted in a table of this shape, block by block in the cache."""
+    cells, width = shape[0] * shape[1], np.int32(shape[1])
+    top, left = (np.int64(value).astype(np.int32) for value in least)
     step = max(BLOCK_ROWS, cells)  # a block costs a pass over the table
 
     def job(rows: slice) -> Array:
         counts = np.zeros(cells)
         for start in range(rows.start, rows.stop, step):
             part = slice(start, min(start + step, rows.stop))
-            keys = x[part].astype(np.int64)
+            keys = x[part].astype(np.int32)  # modulo 2^32, like all that follows; the result is less
             keys -= top
             keys *= width
-            keys += y[part]
+            keys += y[part].astype(np.int32, copy=False)
             keys -= left
-            counts += np.bincount(keys, None if weight is None else weight[part], cells)
+            some = None if weight is None else torch.from_numpy(weight[part])
+            counts += torch.bincount(torch.from_numpy(keys), some, minlength=cells).numpy()
         return counts
 
     return reduce(np.add, in_parts(job, len(x), 2 * step)).reshape(shape)

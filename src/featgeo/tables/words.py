@@ -21,11 +21,9 @@ LONGEST = 32  # bytes
 LEAST_ROWS = 2**17  # for a thread
 SLOTS = 18  # at most, as a power of two
 TRIES = 20  # multipliers for each number of slots
-BLOCK_ROWS = (
-    2**17
-)  # in the cache; passes over fewer rows end so soon that threads wait for the interpreter's lock
+BLOCK_ROWS = 2**17  # in the cache; shorter passes make threads wait for the interpreter's lock
 
-Codes = NDArray[np.int32]
+Codes = NDArray[np.signedinteger[Any]]
 Word = NDArray[np.unsignedinteger[Any]]
 
 
@@ -33,7 +31,8 @@ def look_up(strings: Any, labels: Any) -> tuple[Codes, int]:
     """Places of Arrow's strings (an array, chunked or not) among labels, -1 where they are none; how many these are."""
     from pyarrow import compute  # type: ignore[import-untyped, unused-ignore]  # is there: the strings are its own
 
-    codes, table, absent, end = np.empty(len(strings), dtype=np.int32), WordTable.of(labels), 0, 0
+    codes: Codes = np.empty(len(strings), dtype=_code_type(labels))
+    table, absent, end = WordTable.of(labels), 0, 0
     for chunk in getattr(strings, "chunks", [strings]):
         start, end = end, end + len(chunk)
 
@@ -83,7 +82,7 @@ class WordTable:
                 slots = (_mix(words, multipliers) >> shift).view(np.intp)
                 if len(np.unique(slots)) < size:
                     continue
-                codes = np.full(2**bits, -1, dtype=np.int32)
+                codes: Codes = np.full(2**bits, -1, dtype=_code_type(labels))
                 codes[slots] = np.arange(size)
                 spread = [_spread(word, slots, 2**bits) for word in words]
                 return cls(length, multipliers, shift, codes, spread)
@@ -111,6 +110,11 @@ class WordTable:
                 if wrong.any():
                     found[wrong] = -1
         return True
+
+
+def _code_type(labels: Any) -> np.dtype[Any]:
+    """The shortest integers for places among labels and -1: less to write and to read again."""
+    return np.min_scalar_type(-max(1, len(labels)))
 
 
 def _mix(words: list[Word], multipliers: dict[int, np.uint64]) -> Word:
