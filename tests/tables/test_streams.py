@@ -3,11 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from featgeo.errors import FeatgeoError, FeatgeoWarning
-from featgeo.tables import streams
+from featgeo.tables import streams, words
 from featgeo.tables.codes import HEAD, MISSING_LABEL, factor
 from featgeo.tables.modes import ModalDecomposition
+from featgeo.tables.passes import in_parts
 from featgeo.tables.streams import PairCounts
 from tests.tables.oracles import SMOKING
 
@@ -59,6 +61,30 @@ def test_long_columns_of_few_integers_are_counted_in_blocks():
     expected = pd.crosstab(x - 2, y, weight, aggfunc="sum").fillna(0)
     np.testing.assert_array_equal(fit.table_.counts, expected)
     assert list(fit.row_labels_) == list(expected.index)
+
+
+@pytest.mark.parametrize("far", [0, 2**40, -(2**35) - 7])
+def test_threads_share_the_rows_of_long_columns(monkeypatch, far):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(streams, "BLOCK_ROWS", 2**14)
+    monkeypatch.setattr(words, "LEAST_ROWS", 2**14)
+    x, y = columns(size=200_000)
+    for some in (slice(None), slice(0, 5 * 2**14 + 1)):
+        expected = pd.crosstab(x[some] + far, y[some] - far)
+        fit = ModalDecomposition(n_components=1).fit_columns(x[some] + far, y[some] - far)
+        np.testing.assert_array_equal(fit.table_.counts, expected)
+        assert list(fit.row_labels_) == list(expected.index)
+    names = pd.Series(x).map("c{}".format).astype("str"), pd.Series(y).map("{0}{0}".format).astype("str")
+    fit = ModalDecomposition(n_components=1).fit_columns(*names)
+    np.testing.assert_array_equal(fit.table_.counts, pd.crosstab(*names))
+
+
+def test_errors_of_a_part_are_errors_of_the_whole(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert in_parts(lambda part: (part.start, part.stop), 10, 3) == [(0, 3), (3, 6), (6, 10)]
+    assert in_parts(lambda part: (part.start, part.stop), 0, 3) == [(0, 0)]
+    with pytest.raises(ZeroDivisionError):
+        in_parts(lambda part: 1 / (part.stop - 12), 12, 3)
 
 
 def test_sample_weights_are_counts():

@@ -41,7 +41,10 @@ def in_parts(job: Callable[[slice], T], rows: int, least: int) -> list[T]:
         return [job(parts[0])]
     with ThreadPoolExecutor(count - 1) as pool:
         others = [pool.submit(job, part) for part in parts[1:]]
-        return [job(parts[0]), *(other.result() for other in others)]  # no thread but this one is on this processor
+        return [
+            job(parts[0]),
+            *(other.result() for other in others),
+        ]  # no thread but this one is on this processor
 
 
 def tensor_of(array: Any) -> Tensor:

@@ -9,7 +9,6 @@ which is left with all other strings.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, Self
 
 import numpy as np
@@ -72,14 +71,14 @@ class WordTable:
             return None
         length, size = int(lengths[0]), len(labels)
         words = _words(labels, length)
-        telling: Any = [k for k, word in enumerate(words) if len(np.unique(word)) == size][:1]
-        telling = telling or range(len(words))
+        alone = [k for k, word in enumerate(words) if len(np.unique(word)) == size]
+        telling = alone[:1] or range(len(words))
         rng = np.random.default_rng(0)
         for bits in range(max(1, 2 * size.bit_length() - 2), SLOTS + 1):
             for _ in range(TRIES):
                 multipliers = {k: np.uint64(2 * rng.integers(2**62) + 1) for k in telling}
                 shift = np.uint64(64 - bits)
-                slots = (_mix(words, multipliers) >> shift).view(np.intp)
+                slots = _mix(words, multipliers, shift, *np.empty((2, size), dtype=np.uint64))
                 if len(np.unique(slots)) < size:
                     continue
                 codes: Codes = np.full(2**bits, -1, dtype=_code_type(labels))
@@ -97,17 +96,24 @@ class WordTable:
         offsets, rows = _offsets(strings), len(strings)
         if strings.null_count or not rows or offsets[-1] - offsets[0] != rows * self.length:
             return False
-        words = _words(strings, self.length)
-        for start in range(0, rows, BLOCK_ROWS):
-            part = slice(start, min(start + BLOCK_ROWS, rows))
-            if (np.diff(offsets[start : part.stop + 1]) != self.length).any():
+        words, size = _words(strings, self.length), min(rows, BLOCK_ROWS)
+        mixed, spare = np.empty((2, size), dtype=np.uint64)
+        wrong: NDArray[Any] = np.empty(size, dtype=np.bool_)
+        for start in range(0, rows, size):
+            part = slice(start, min(start + size, rows))
+            mixed, spare, wrong = (place[: part.stop - start] for place in (mixed, spare, wrong))
+            ends, found = offsets[start : part.stop + 1], codes[part]
+            lengths = np.subtract(ends[1:], ends[:-1], out=_as(spare, ends.dtype))
+            if np.not_equal(lengths, self.length, out=wrong).any():
                 return False
-            block, found = [word[part] for word in words], codes[part]
-            slots = (_mix(block, self.multipliers) >> self.shift).view(np.intp)
+            block = [word[part] for word in words]
+            slots = _mix(block, self.multipliers, self.shift, mixed, spare)
             self.codes.take(slots, out=found, mode="clip")
-            for word, labels in zip(block, self.words, strict=True):
-                wrong = word != (labels.take(slots, mode="clip") if labels.ndim else labels)
-                if wrong.any():
+            for word, label in zip(block, self.words, strict=True):
+                known = label
+                if label.ndim:
+                    known = label.take(slots, out=_as(spare, label.dtype), mode="clip")
+                if np.not_equal(word, known, out=wrong).any():
                     found[wrong] = -1
         return True
 
@@ -117,9 +123,20 @@ def _code_type(labels: Any) -> np.dtype[Any]:
     return np.min_scalar_type(-max(1, len(labels)))
 
 
-def _mix(words: list[Word], multipliers: dict[int, np.uint64]) -> Word:
-    """Sum of products modulo 2^64."""
-    return reduce(np.add, (multiplier * words[k] for k, multiplier in multipliers.items()))
+def _mix(
+    words: list[Word], multipliers: dict[int, np.uint64], shift: np.uint64, mixed: Word, spare: Word
+) -> NDArray[np.intp]:
+    """Slots (n,): the leading bits of the sum of products modulo 2^64, made in the place of `mixed`."""
+    for i, (k, multiplier) in enumerate(multipliers.items()):
+        np.multiply(words[k], multiplier, out=spare if i else mixed)
+        if i:
+            np.add(mixed, spare, out=mixed)
+    return np.right_shift(mixed, shift, out=mixed).view(np.intp)
+
+
+def _as(place: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:
+    """The memory of numbers for as many that are no longer."""
+    return place.view(kind)[: len(place)]
 
 
 def _spread(word: Word, slots: NDArray[np.intp], count: int) -> Word:
