@@ -33,6 +33,10 @@ from featgeo.tables.modes import ModalDecomposition
 from featgeo.tables.operator import Dependence, dependence
 
 MODES = 10
+TABLES = {
+    "ten real modes": ([0.5, 0.4, 0.3, 0.2], 6e7),
+    "four real modes": ([0.05, 0.04, 0.03, 0.02], 3e7),
+}
 TOLERANCES = [digit * 10.0**-power for power in range(1, 14) for digit in (5, 3, 2, 1)]
 SETTLING = 0.2  # seconds before each call, in which the threads of the one before fall asleep
 ACCURACY = 1e-8
@@ -94,11 +98,7 @@ def dense(repeats: int, quick: bool) -> None:
     import prince
 
     header("errors of coordinates: ours, the peer's")
-    tables = {
-        "ten real modes": ([0.5, 0.4, 0.3, 0.2], 6e7),
-        "four real modes": ([0.05, 0.04, 0.03, 0.02], 3e7),
-    }
-    for name, (strengths, total) in tables.items():
+    for name, (strengths, total) in TABLES.items():
         frame = pd.DataFrame(counts(strengths, total))
 
         def ours(frame: Any = frame, tol: float = 0.0) -> np.ndarray:
