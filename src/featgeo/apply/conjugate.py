@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -17,6 +18,13 @@ def conjugate_gradients(
 
     Stops where the curvature is not positive, with what it has.
     """
+    return deque(iterates(times, precondition, right, tolerance, most), maxlen=1)[0]
+
+
+def iterates(
+    times: Solve, precondition: Solve, right: Tensor, tolerance: float, most: int
+) -> Iterator[Tensor]:
+    """What :func:`conjugate_gradients` has after each product."""
     x, residual = torch.zeros_like(right), right.clone()
     direction = precondition(residual)
     size = first = (residual * direction).sum()
@@ -24,12 +32,14 @@ def conjugate_gradients(
         image = times(direction)
         bend = (direction * image).sum()
         if not bend > 0:
-            return direction if step == 0 else x
-        x += size / bend * direction
+            if step == 0:
+                yield direction
+            return
+        x = x + size / bend * direction
+        yield x
         residual -= size / bend * image
         conditioned = precondition(residual)
         size, before = (residual * conditioned).sum(), size
         if not size > tolerance**2 * first:
-            break
+            return
         direction = conditioned + size / before * direction
-    return x

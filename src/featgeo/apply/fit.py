@@ -115,10 +115,9 @@ class Problem:
 
     @cached_property
     def geometry(self) -> tuple[Tensor, Geometry]:
-        """What features are centred by (k,), and Σ in its eigenbasis (its diagonal for wide features)."""
+        """What features are centred by (k,), about the mean, and Σ (its diagonal for wide features)."""
         if self.local is not None:
-            mean = self.local.mean if self.whole or not self.bias else self.rows.mean
-            return mean, Geometry(self.local.covariance)
+            return self.local.mean, Geometry(self.local.covariance)
         mean = self.rows.mean if self.bias else torch.zeros(self.rows.width, dtype=torch.float64)
         return mean, Geometry(self.rows.second_moment - mean.square())
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from featgeo.apply.conjugate import Solve, conjugate_gradients
+from featgeo.apply.conjugate import Solve, conjugate_gradients, iterates
 from featgeo.apply.objective import Objective
 from featgeo.apply.rows import Rows
 from featgeo.apply.subspace import Subspace
@@ -28,8 +28,7 @@ ROUGH = 2e-2  # relative gap at which that is near enough
 ROUGH_STEPS = 4
 COARSE = 2e-6  # of F, or of the best constant's: a gap below which products in float32 give way to float64
 FORCING = 0.1  # relative residual of the Newton equation
-EARLY = 1  # step of one product: its direction is the preconditioned gradient
-CG_STEPS = 10  # most products a step
+CG_STEPS = (3, 5, 7, 10)  # most products of the first steps, and of later ones
 NEAR = 1e-3  # relative gap below which, by all rows, it is solved the better the nearer the optimum
 CLOSEST = 1e-6  # at best
 NEWTON_CG_STEPS = 1000  # most there
@@ -135,7 +134,7 @@ def minimise(
             share = gap / max(abs(value), 1e-300)
             near = samples[0].count == objective.rows.count and share <= NEAR
             forcing = max(share, CLOSEST) if near else FORCING
-            most = NEWTON_CG_STEPS if near else CG_STEPS * size // SAMPLE if steps >= EARLY else 1
+            most = NEWTON_CG_STEPS if near else CG_STEPS[min(steps, len(CG_STEPS) - 1)] * size // SAMPLE
             step = _step(objective, geometry, samples, theta, gradient, last, forcing, most)
             slope = (gradient * step).sum().item()
             before, promise = promise, -0.5 * slope
@@ -165,7 +164,7 @@ def minimise(
             last = length * step
             theta, gained, value = theta + last, value - new_value, new_value
             poor = gained < GROWTH * promise or promise > SLOW * before
-            if poor and steps > EARLY:
+            if poor and steps > 1:
                 size = 2 * size
                 samples = _samples(objective.rows, size)
     return Optimum(theta, value, gap, steps, converged)
@@ -195,8 +194,13 @@ def _step(
     curvature = objective.curvature(theta, samples[0])
     metric = curvature.metric()
     precondition = geometry.inverse(metric, objective.weight_decay)
-    direction = conjugate_gradients(curvature.times, precondition, gradient, forcing, most)
+    direction, half = gradient, None
+    for number, direction in enumerate(iterates(curvature.times, precondition, gradient, forcing, most), 1):
+        if number == most // 2 > 1:
+            half = direction
     directions = [direction, precondition(gradient), *([] if last is None else [last])]
+    if half is not None and samples[0] is not samples[1]:
+        directions.append(half)  # it fits its sample less
     step = Subspace(objective, samples[1], theta, gradient, directions, metric, forcing).step()
     return step if (gradient * step).sum() < 0 else -precondition(gradient)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from featgeo.apply.rows import Block, Rows
 from featgeo.errors import FeatgeoError
 from featgeo.theory.losses import CanonicalLoss, Loss
+from featgeo.theory.variance import times_variance
 
 METRIC_WORK = 1 << 18  # entries of outputs of which the mean metric is taken one output at a time
 
@@ -78,7 +79,7 @@ class Objective:
 
 
 class Bend:
-    """∂²loss/∂z² of every row, at its outputs. A score's derivative is symmetric: a backward pass multiplies by it.
+    """∂²loss/∂z² of every row, at its outputs: in closed form, or by a backward pass through the scores.
 
     Args:
         loss: of the outputs.
@@ -92,21 +93,28 @@ class Bend:
     """
 
     def __init__(self, loss: Loss, outputs: Tensor, y: Tensor, w: Tensor | None) -> None:
-        with torch.enable_grad():
-            self.outputs = outputs.detach().requires_grad_()
-            self._scores = scores_of(loss, self.outputs, y, graph=True)
-            if w is not None:
-                self._scores = self._scores * w[:, None].to(outputs.dtype)
-        if not self._scores.requires_grad:
-            raise FeatgeoError("loss", f"no second derivative of '{loss.name}'", "Use a smooth loss.")
-        self.scores = self._scores.detach()
+        self.outputs, self._loss = outputs, loss
+        self._weight = None if w is None else w[:, None].to(outputs.dtype)
+        if isinstance(loss, CanonicalLoss):
+            self._mean = loss.mean(outputs).contiguous()
+            scores = self._mean - loss.statistic(y, outputs.shape[1]).to(outputs)
+        else:
+            with torch.enable_grad():
+                self._at = outputs.detach().requires_grad_()
+                self._graph = scores = scores_of(loss, self._at, y, graph=True)
+            if not scores.requires_grad:
+                raise FeatgeoError("loss", f"no second derivative of '{loss.name}'", "Use a smooth loss.")
+        self.scores = scores.detach() if self._weight is None else scores.detach() * self._weight
 
     def times(self, rows: Tensor) -> Tensor:
         """The products w ∂²loss/∂z² u (m, d) with rows u (m, d)."""
-        with torch.enable_grad():  # a scalar: torch imports sympy to check the shapes of anything else
-            total = (self._scores * rows).sum()
-        (product,) = torch.autograd.grad(total, self.outputs, retain_graph=True)
-        return product
+        if isinstance(self._loss, CanonicalLoss):
+            product = times_variance(self._loss, self._mean, rows)
+        else:  # a score's derivative is symmetric: a backward pass multiplies by it
+            with torch.enable_grad():  # a scalar: torch imports sympy to check the shapes of anything else
+                total = (self._graph * rows).sum()
+            (product,) = torch.autograd.grad(total, self._at, retain_graph=True)
+        return product if self._weight is None else product * self._weight
 
 
 class Curvature:

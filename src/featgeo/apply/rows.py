@@ -47,6 +47,8 @@ class Block:
         weight, bias = theta[:, :-1], theta[:, -1]
         if self.shift is not None:
             bias = bias - weight @ self.shift
+        if not weight.any():
+            return bias.to(self.x.dtype if isinstance(self.x, Tensor) else bias.dtype).repeat(len(self.y), 1)
         if isinstance(self.x, Tensor):
             return torch.addmm(bias.to(self.x.dtype), self.x, weight.to(self.x.dtype).T)
         return torch.from_numpy(self.x @ weight.numpy().T) + bias
