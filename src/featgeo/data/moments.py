@@ -8,6 +8,7 @@ and the cost per batch is that of the products themselves.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from torch import Tensor
 from featgeo.errors import FeatgeoError
 
 BLOCK = 128  # batches summed in the data's precision before they are merged in float64, and most that wait
-ROWS = 1024  # of one product
+ROWS = 1024  # most of one product
 TILE = 128  # columns of one product; a symmetric matrix needs only its upper block triangle
 
 
@@ -114,13 +115,14 @@ class MomentStream:
 
     Args:
         name: what is accumulated, for messages.
+        wait: rows of features for which there is to be memory, more where a batch has more.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, wait: int = 0) -> None:
         self.name = name
         self.total: Moments | None = None
         self.precision = torch.float64
-        self.rows = Rows()
+        self.rows = Rows(wait)
         self._batches = 0
         self._block: _Block | None = None
 
@@ -210,11 +212,23 @@ def _add_gram(total: Tensor, rows: Tensor) -> None:
         total[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])
 
 
-class Rows:
-    """Rows of several batches below one another, in memory that is used again."""
+def rows_at_once(widths: Sequence[int]) -> int:
+    """How many rows of features so wide may wait: in float32 they take at most 3/4 of the memory of their moments."""
+    return min(ROWS, 3 * sum(width**2 for width in widths) // max(1, 2 * sum(widths)))
 
-    def __init__(self) -> None:
-        self.count = 0
+
+class Rows:
+    """Rows of several batches below one another, in memory that is used again.
+
+    Args:
+        limit: for how many there is to be memory at once, more where more come.
+
+    Attributes:
+        count: how many there are.
+    """
+
+    def __init__(self, limit: int = 0) -> None:
+        self.limit, self.count = limit, 0
         self._memory: Tensor | None = None
 
     @property
@@ -227,7 +241,7 @@ class Rows:
         """Memory for rows like these (m, k), behind the others."""
         stop, memory = self.count + len(x), self._memory
         if memory is None or memory.dtype != x.dtype or stop > len(memory):
-            self._memory = x.new_empty(max(ROWS, stop), x.shape[1])
+            self._memory = x.new_empty(max(self.limit, stop), x.shape[1])
             if memory is not None and self.count:
                 self._memory[: self.count] = memory[: self.count]
         assert self._memory is not None

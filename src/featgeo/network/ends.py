@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from featgeo.data.moments import BLOCK, ROWS, Companion, MomentStream
+from featgeo.data.moments import BLOCK, Companion, MomentStream
 from featgeo.errors import FeatgeoError
 from featgeo.theory.extent import extent
 from featgeo.theory.losses import CanonicalLoss, CrossEntropy, Loss
@@ -22,6 +22,7 @@ class Ends:
         loss: whose mean is taken.
         statistic: T(y) of checked targets.
         device: of the outputs.
+        limit: how many rows may wait, more than one batch.
 
     Attributes:
         pair: moments of u = [g, T], outputs and statistics of the targets.
@@ -29,8 +30,8 @@ class Ends:
         sizes: rows of each batch that waits.
     """
 
-    def __init__(self, loss: Loss, statistic: Statistic, device: torch.device) -> None:
-        self.loss, self.statistic = loss, statistic
+    def __init__(self, loss: Loss, statistic: Statistic, device: torch.device, limit: int) -> None:
+        self.loss, self.statistic, self.limit = loss, statistic, limit
         self.pair = MomentStream("model outputs and targets")
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.sizes: list[int] = []
@@ -41,7 +42,9 @@ class Ends:
     @property
     def full(self) -> bool:
         """Whether one more batch like the last would be too many."""
-        return bool(self.sizes) and (sum(self.sizes) + self.sizes[-1] > ROWS or len(self.sizes) == BLOCK)
+        return bool(self.sizes) and (
+            sum(self.sizes) + self.sizes[-1] > self.limit or len(self.sizes) == BLOCK
+        )
 
     def wait(self, outputs: Tensor, targets: Tensor) -> None:
         """Let the outputs (m, d) of a batch wait, with the targets of each.

@@ -14,12 +14,12 @@ from tqdm.auto import tqdm
 from featgeo.data.batches import Batch, Batches
 from featgeo.data.inputs import Inputs, by_sample, joined, mapped, position_mask, sample_count, shapes
 from featgeo.data.limits import Limits, checks
-from featgeo.data.moments import Moments, MomentStream
+from featgeo.data.moments import Moments, MomentStream, rows_at_once
 from featgeo.data.sample import KEPT, TOGETHER, Keeper, Sample
 from featgeo.errors import FeatgeoError
 from featgeo.network.arrange import Arrangement, over_calls
 from featgeo.network.ends import Ends, Statistic
-from featgeo.network.layers import Layer, Projection
+from featgeo.network.layers import Layer, Projection, features_of
 from featgeo.network.run import Runner, bounded, forward_batch
 from featgeo.network.survey import Survey
 from featgeo.network.taps import Frame, Seen, reader, tapping
@@ -109,8 +109,9 @@ class Pass:
         survey: Survey,
     ) -> None:
         self.run, self.layers = run, layers
-        self.streams = {name: MomentStream(f"layer '{name}'") for name in layers}
-        self.ends = Ends(loss, statistic, run.device)
+        wait = rows_at_once([features_of(layer) for layer in layers.values()])
+        self.streams = {name: MomentStream(f"layer '{name}'", wait) for name in layers}
+        self.ends = Ends(loss, statistic, run.device, 0 if run.layout.repeated else wait)
         self.seen = {
             name: Seen(
                 survey.lies.get(name, default_lie(layer)),
