@@ -121,12 +121,25 @@ TASKS: dict[str, Callable[[], Arrays]] = {
 }
 
 
+def all_images() -> Arrays:
+    """What enters the last layer of one network, for all images of CIFAR-10: 50,000 to train and 10,000 to test."""
+    x_train, y_train, x_test, y_test = sources.cifar10()
+    network, parts = sources.efficientnet_lite0(), []
+    for rows in torch.from_numpy(np.concatenate([x_train, x_test])).split(1000):
+        x = sources.pixels(rows.numpy(), SIDE, normalise=True)
+        parts.append(layer_features(network, (x, torch.zeros(len(x))), ["_fc"], batch_size=100)[0]["_fc"])
+    return {"efficientnet/_fc": torch.cat(parts).numpy(), "targets": np.concatenate([y_train, y_test])}
+
+
+WHOLE: dict[str, Callable[[], Arrays]] = {"cifar10-whole": all_images}  # takes ten minutes
+
+
 def feature_sets(task: str) -> tuple[Arrays, np.ndarray]:
     """Features (samples, k) by name and targets of a task: the first `TRAIN` rows are for the training."""
     path = FOLDER / f"{task}.npz"
     if not path.exists():
         start = time.perf_counter()
-        arrays = TASKS[task]()
+        arrays = (TASKS | WHOLE)[task]()
         FOLDER.mkdir(parents=True, exist_ok=True)
         np.savez(path, **{name.replace("/", "|"): array for name, array in arrays.items()})
         print(

@@ -56,7 +56,7 @@ class Objective:
         """F(θ) and its gradient (d, k + 1), in one pass."""
         value = torch.zeros((), dtype=torch.float64, device=theta.device)
         gradient = torch.zeros_like(theta)
-        for block in self.rows.blocks(self.dtype, self.shift):
+        for block in self.rows.blocks(self.dtype, self.shift, len(theta)):
             outputs = block.outputs(theta)
             values, scores = self.loss.values(outputs, block.y), scores_of(self.loss, outputs, block.y)
             if block.w is not None:

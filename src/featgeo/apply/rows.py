@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 8192  # rows at a time
+OUTPUTS = 1 << 20  # entries of outputs at a time
 SMALL = 1 << 22  # entries of which a centred copy is kept in any precision
 FAR = 10  # means of so many spreads are subtracted before a product in float32, lesser ones after it
 SOME = 1024  # rows that tell
@@ -138,12 +139,16 @@ class Rows:
             part = slice(start, start + BLOCK)
             yield self.x[part], self.y[part], None if self.w is None else self.w[part]
 
-    def blocks(self, dtype: torch.dtype, shift: Tensor | None) -> Iterator[Block]:
-        """Blocks of centred rows in a precision; what is in memory in float32, or small, is converted once."""
+    def blocks(self, dtype: torch.dtype, shift: Tensor | None, outputs: int) -> Iterator[Block]:
+        """Blocks of centred rows in a precision; what is in memory in float32, or small, is converted once.
+
+        Where nothing is converted, the fewer outputs there are to be held the more rows go together.
+        """
         if self.in_memory and (self.is_sparse or dtype == torch.float32 or self.x.numel() <= SMALL):
             whole = self.held(dtype, shift)
-            for start in range(0, self.count, BLOCK):
-                yield whole.part(slice(start, start + BLOCK))
+            size = max(BLOCK, OUTPUTS // outputs)
+            for start in range(0, self.count, size):
+                yield whole.part(slice(start, start + size))
             return
         for x, y, w in self.raw():
             rows = x.to(dtype)
