@@ -218,13 +218,10 @@ def rows_at_once(widths: Sequence[int]) -> int:
 
 
 class Rows:
-    """Rows of several batches below one another, in memory that is used again.
+    """Rows of several batches below one another, ``count`` of them, in memory that is used again.
 
     Args:
         limit: for how many there is to be memory at once, more where more come.
-
-    Attributes:
-        count: how many there are.
     """
 
     def __init__(self, limit: int = 0) -> None:
