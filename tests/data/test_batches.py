@@ -24,6 +24,15 @@ class Stream(IterableDataset[tuple[Tensor, Tensor]]):
         return iter(zip(X, Y, strict=True))
 
 
+def test_what_is_wrong_in_a_stream_of_this_library_is_told_as_it_is() -> None:
+    def stream() -> Iterator[tuple[Tensor, Tensor]]:
+        raise FeatgeoError("layer", "no such layer", "Name one.")
+        yield X, Y
+
+    with pytest.raises(FeatgeoError, match=r"^layer: found no such layer"):
+        next(iter(Batches(stream())))
+
+
 @pytest.mark.parametrize(
     "data",
     [

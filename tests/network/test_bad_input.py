@@ -44,6 +44,7 @@ TARGETS = [
     (spoiled(Y, -1), "cross_entropy", "labels from -1 to 3"),
     (Y.float(), "cross_entropy", r"dtype torch\.float32 with shape \(60,\).*integer labels"),
     (Y[:, None].expand(-1, 2), "cross_entropy", "targets"),
+    (Y[:, None].expand(-1, 2), "cross_entropy", "one target per|for labels per position, analyze"),
     (ONE_HOT[:, :3], "cross_entropy", "3 class probabilities for 4 outputs"),
     (2 * ONE_HOT, "cross_entropy", "do not sum to 1"),
     (2 * ONE_HOT - 0.25, "cross_entropy", "negative"),
@@ -213,3 +214,43 @@ def test_weights_with_nan_are_named_by_what_they_spoil() -> None:
         broken[0].weight[0, 0] = float("nan")
     with pytest.raises(fg.FeatgeoError, match=r"layer '2'.*Check the inputs and the weights before it"):
         fg.analyze(broken, (X, Y))
+
+
+class Compared(nn.Module):
+    """What is put out for a sample depends on the others: ``logits`` one for each of them, or ``centred`` features."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.first, self.last, self.how = nn.Linear(6, 5), nn.Linear(5, 4), how
+        self.norm = nn.BatchNorm1d(5, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).relu()
+        if self.how == "centred":
+            h = h - h.mean(0)
+        elif self.how == "normed":
+            h = self.norm(h)
+        made: Tensor = self.last(h)
+        return made @ made.T if self.how == "logits" else made
+
+
+def test_outputs_for_every_pair_of_samples_are_refused() -> None:
+    data = [(X[:20], torch.arange(20)), (X[20:40], torch.arange(20))]
+    with pytest.raises(
+        fg.FeatgeoError, match=r"model: found outputs of shape \(3, 3\) for three samples.*forward="
+    ):
+        fg.analyze(Compared("logits"), data)
+
+
+def test_outputs_that_depend_on_the_other_samples_are_warned_of() -> None:
+    torch.manual_seed(0)
+    assert any(
+        "other samples of the batch" in text for text in quiet(Compared("centred"), batches()).warnings
+    )
+    assert not quiet(Compared("plain"), batches()).warnings
+
+
+def test_a_model_that_cannot_take_one_sample_is_named() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(fg.FeatgeoError, match=r"copies of one sample.*running statistics"):
+        fg.analyze(Compared("normed"), batches())

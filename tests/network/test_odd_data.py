@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import fields
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import featgeo as fg
-from tests.network.models import Asinh, blobs, digits, dressed, mlp, quiet, train
+from tests.network.models import Asinh, blobs, digits, dressed, mlp, numbers, quiet, train
 
 
 def float_blobs(seed: int = 0, **options: int) -> tuple[Tensor, Tensor]:
@@ -237,3 +238,47 @@ def test_what_many_layers_have_in_common_is_warned_of_once() -> None:
     told = [str(item.message) for item in caught if "20 samples for 30 features" in str(item.message)]
     assert len(told) == 1
     assert "4 more layers" in told[0]
+
+
+def test_memory_that_a_loader_or_a_model_uses_again() -> None:
+    """Batches wait for one product: they must not change meanwhile."""
+    torch.manual_seed(0)
+    x, y = blobs(0, count=240)
+    net = mlp(6, 5, 4, dtype=torch.float64)
+
+    class Loader:
+        def __init__(self) -> None:
+            self.x, self.y = np.zeros((30, 6)), np.zeros(30, dtype=np.int64)
+
+        def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # type: ignore[type-arg]
+            for inputs, labels in zip(x.split(30), y.split(30), strict=True):
+                self.x[:], self.y[:] = inputs.numpy(), labels.numpy()
+                yield self.x, self.y
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.made = net, torch.zeros(30, 4, dtype=torch.float64)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.made[: len(inputs)].copy_(self.net(inputs))
+
+    wanted = quiet(net, (x, y), batch_size=30)
+    assert numbers(quiet(net, Loader())) == numbers(wanted)
+    again = quiet(Model(), (x, y), batch_size=30)
+    assert again.loss_value == pytest.approx(wanted.loss_value, rel=1e-12)
+    assert again["net.0"].gain_available == pytest.approx(wanted["0"].gain_available, rel=1e-9)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_a_batch_of_ignored_labels_only_counts_for_nothing(batch: int) -> None:
+    torch.manual_seed(0)
+    x, y = blobs(0, count=160)
+    model = mlp(6, 5, 4, dtype=torch.float64)
+    y[40 * batch : 40 * (batch + 1)] = -100
+    report, wanted = (quiet(model, part, batch_size=40) for part in ((x, y), (x[y >= 0], y[y >= 0])))
+    assert report.samples == 120
+    assert report["2"].is_output
+    for name in ("0", "2"):
+        assert report[name].gain_available == pytest.approx(wanted[name].gain_available, rel=1e-9)
+        assert report[name].alignment == pytest.approx(wanted[name].alignment, rel=1e-9)

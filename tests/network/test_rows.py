@@ -311,3 +311,32 @@ def test_more_outputs_than_can_be_decomposed_are_refused_before_memory_is_taken(
     x, y = float_blobs()
     with pytest.raises(fg.FeatgeoError, match=r"model: found 50,000 outputs\. At most 8,192"):
         fg.analyze(model, (x, y))
+
+
+class Constants(nn.Module):
+    """A layer that reads samples, and constants of another shape beside them."""
+
+    def __init__(self, first: bool) -> None:
+        super().__init__()
+        self.places, self.layer, self.head = torch.randn(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.first = first
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = self.layer(self.places) if self.first else None
+        h = self.layer(x).tanh()
+        places = self.layer(self.places) if places is None else places
+        return self.head(h + places.mean(0))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("size", [3, 4, 50])
+def test_a_layer_that_reads_constants_too_says_why_it_is_skipped(first: bool, size: int) -> None:
+    torch.manual_seed(0)
+    report = quiet(
+        Constants(first), float_blobs(classes=3), batch_size=size
+    )  # 4: as many as there are constants
+    assert (report["layer"].status, report["layer"].reason) == (
+        "skipped",
+        "its input has not one row per sample",
+    )
+    assert report["head"].is_output

@@ -15,7 +15,7 @@ from featgeo.network.keep import undisturbed
 from featgeo.network.layers import SPATIAL, Layer
 from featgeo.network.run import forward_batch, runner_of
 from featgeo.network.select import Layers, split_layers
-from featgeo.network.taps import tapping
+from featgeo.network.taps import UNEVEN, tapping
 from featgeo.network.together import unwrapped
 
 OUTPUT = "(output)"  # the name under which a network's outputs go
@@ -66,7 +66,7 @@ def layer_features(
         if Arrangement().fits(taps[name], x, size):
             calls.setdefault(name, []).append((pooled_input(taps[name], x, keep), 1))
         else:
-            skipped[name] = "its input has not one row per sample"
+            skipped[name] = UNEVEN
 
     with undisturbed(model), tapping(taps, look, outputs=False):
         run, batches = runner_of(model), Batches(data, batch_size)

@@ -14,7 +14,7 @@ from featgeo.data.batches import Batches
 from featgeo.data.inputs import position_mask, sample_count
 from featgeo.data.moments import Companion, Moments, MomentStream
 from featgeo.network.run import Runner, forward_batch
-from featgeo.network.taps import tapping
+from featgeo.network.taps import UNEVEN, tapping
 from featgeo.theory.losses import CanonicalLoss, Loss
 
 
@@ -87,7 +87,7 @@ def survey(
         layer = layers[name]
         axes = None if isinstance(layer, nn.Linear) else 2 + len(layer.kernel_size)
         if len(x) != size or len(output) != size or x.ndim != (axes or x.ndim):
-            found.skipped.setdefault(name, "its input has not one row per sample")
+            found.skipped.setdefault(name, UNEVEN)
         elif calls[name] == 1:
             for rows, _ in rows_of(layer, x, keep):
                 streams[name].add(streams[name].centre(rows)[0], no_companion(rows))

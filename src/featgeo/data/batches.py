@@ -152,6 +152,8 @@ class Batches:
                 batch = next(source)
             except StopIteration:
                 break
+            except FeatgeoError:  # of a stream of this library's own
+                raise
             except Exception as error:
                 raise FeatgeoError(
                     "data",

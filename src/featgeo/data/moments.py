@@ -102,9 +102,11 @@ class Companion(NamedTuple):
         """From rows that are centred already."""
         return cls(torch.cat([torch.ones_like(centred[:, :1]), centred], dim=1), shift, centred.sum(0))
 
-    def repeated(self, times: int) -> Companion:
-        """Every row so many times."""
-        return self._replace(rows=self.rows.repeat_interleave(times, 0), total=self.total * times)
+    def repeated(self, times: list[int], sizes: list[int]) -> Companion:
+        """Every row of each batch so many times; the batches have so many rows."""
+        parts = zip(self.rows.split(sizes), times, strict=True)
+        rows = torch.cat([part.repeat_interleave(count, 0) for part, count in parts])
+        return self._replace(rows=rows, total=rows[:, 1:].sum(0))
 
 
 class MomentStream:

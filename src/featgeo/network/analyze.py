@@ -36,6 +36,10 @@ from featgeo.network.views import LayerReport
 from featgeo.theory.named import LossLike, resolve_loss
 
 REDRAWS = 3
+COMPANY = (
+    "model: what it puts out for a sample changes with the other samples of the batch, or from call to call; the "
+    "numbers are of batches like these, and what is said of a layer frozen on one sample is to be doubted."
+)
 
 
 def analyze(
@@ -146,6 +150,8 @@ def analyze(
             )
             risk, output = targets.outcome(found)
             notes = data_notes(chosen, run, found, output)
+            if not seen.lone:
+                notes.append(COMPANY)
             batches.watch = None
             again = batches if found.stopped == "data" else First(batches, found.read)
 

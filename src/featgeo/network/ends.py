@@ -57,7 +57,7 @@ class Ends:
             if before and now.shape[1:] != before[0].shape[1:]:
                 shapes = f"{name} of shape {tuple(now.shape)} after {tuple(before[0].shape)}"
                 raise FeatgeoError("data", shapes, "Use one kind in all batches.")
-            before.append(now)
+            before.append(now.clone())  # a loader or a model may write its next batch to the same memory
         self.sizes.append(len(outputs))
 
     def close(self) -> tuple[Tensor, Companion]:

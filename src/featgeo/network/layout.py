@@ -75,6 +75,13 @@ class Layout:
         return rows[keep], keep
 
 
+def counted(rows: Tensor, samples: int, kept: Tensor | None) -> Tensor:
+    """Of rows (samples * positions, k), sample after sample, those of the samples that count (r',), if not all do."""
+    if kept is None:
+        return rows
+    return rows.unflatten(0, (samples, -1))[kept.to(rows.device)].flatten(0, 1)
+
+
 def layout_of(
     output: tuple[int, ...], targets: Tensor, positions: Positions | None, ignored: int | None = None
 ) -> Layout:

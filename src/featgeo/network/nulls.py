@@ -13,6 +13,7 @@ from featgeo.data.inputs import position_mask, sample_count
 from featgeo.data.moments import Companion, Moments, MomentStream
 from featgeo.network.arrange import Arrangement, over_calls
 from featgeo.network.layers import Layer, as_matrix, as_weight, respond, weight_matrix
+from featgeo.network.layout import counted
 from featgeo.network.look import Outlook
 from featgeo.network.run import Runner, forward_batch
 from featgeo.network.stand import Stand
@@ -86,10 +87,11 @@ def _sweep_replaced(
             outputs = forward_batch(run, inputs, number)
             _, kept = run.layout.labelled(outputs, targets)
             rows = over_calls(calls, frame.expand)
+            rows, outputs = counted(rows, len(outputs), kept), counted(outputs, len(outputs), kept)
+            if not len(outputs):
+                continue
             if run.layout.repeated:
                 outputs = outputs.repeat_interleave(len(rows) // len(outputs), 0)
-            if kept is not None:
-                outputs, rows = outputs[kept.to(outputs.device)], rows[kept.to(rows.device)]
             side, shift = outside.centre(outputs)
             companion = Companion.of(side, shift)
             outside.add(side, companion)

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featgeo.data.inputs import Inputs, described, moved, sample_count
+from featgeo.data.inputs import Inputs, moved, sample_count
 from featgeo.data.processes import Processes
 from featgeo.errors import FeatgeoError
+from featgeo.network.attempt import attempt
 from featgeo.network.keep import home_of
 from featgeo.network.layout import Layout
 
@@ -71,16 +72,12 @@ def runner_of(model: nn.Module, forward: Forward | None = None, processes: Proce
 
 def forward_batch(run: Runner, inputs: Inputs, number: int) -> Tensor:
     """Output rows (r, d) of one batch, in float32 or better; failures say which batch."""
-    try:
-        outputs = run.rows(run(inputs))
-    except FeatgeoError:
-        raise
-    except Exception as error:
-        raise FeatgeoError(
-            "model",
-            f"{type(error).__name__} in the forward pass of batch {number} (inputs {described(inputs)}): {error}",
-            "Check that the data are what the model takes, with one shape in all batches.",
-        ) from error
+    outputs: Tensor = attempt(
+        lambda batch: run.rows(run(batch)),
+        inputs,
+        f"batch {number}",
+        "Check that the data are what the model takes, with one shape in all batches.",
+    )
     samples = sample_count(inputs)
     if len(outputs) % samples if run.layout.expand else len(outputs) != samples:
         raise FeatgeoError("model", f"{len(outputs)} output rows for {samples} inputs", "One row per sample.")

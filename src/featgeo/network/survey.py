@@ -9,16 +9,18 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
-from featgeo.data.inputs import Inputs, by_sample, described, sample_count
+from featgeo.data.inputs import Inputs, by_sample, sample_count
 from featgeo.errors import FeatgeoError
 from featgeo.network.arrange import Arrangement
+from featgeo.network.attempt import attempt
 from featgeo.network.layers import SPATIAL, Layer, as_matrix, respond
 from featgeo.network.roads import variations
-from featgeo.network.taps import BYPASS, Forward, as_rows, tapping
+from featgeo.network.taps import BYPASS, UNEVEN, Forward, as_rows, tapping
 
 ALIEN = "its output is not its weight times its input (a hook, an adapter or a forward of its own changes it)"
 TANGLED = "samples and positions are mixed in its input in no order that is known"
 ROUNDINGS = 64  # relative to the largest output, by which an output may differ from W f + b
+TOLD = 1e-3  # relative to the largest output, by which it may change with the other samples of the batch
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Survey:
         within: layers whose output has another size than the model's.
         variations: by layer, what still varies while it is frozen; layers of which the samples did not tell are left
             out.
+        lone: whether a sample's output is the same whatever other samples are in the batch.
     """
 
     lies: dict[str, Arrangement] = field(default_factory=dict)
@@ -39,6 +42,7 @@ class Survey:
     output: tuple[int, ...] = ()
     within: set[str] = field(default_factory=set)
     variations: dict[str, float] = field(default_factory=dict)
+    lone: bool = True
 
     @property
     def bypassed(self) -> bool:
@@ -56,10 +60,11 @@ def survey(forward: Forward, layers: dict[str, Layer], inputs: Inputs) -> Survey
     """
     found, count = Survey(), min(3, sample_count(inputs))
     some = by_sample(inputs, lambda part: part[:count])
-    outputs: dict[str, Tensor] = {}
+    outputs, calls = dict[str, Tensor](), dict[str, list[Tensor]]()
 
     def compare(name: str, x: Tensor, output: Tensor) -> None:
         outputs.setdefault(name, output.detach().clone())
+        calls.setdefault(name, []).append(x.detach())
         if not _responds(layers[name], x, output):
             found.aliens[name] = ALIEN
 
@@ -70,7 +75,9 @@ def survey(forward: Forward, layers: dict[str, Layer], inputs: Inputs) -> Survey
     found.within = {name for name, output in outputs.items() if output.numel() != math.prod(shape)}
     if count < 3:
         return found
-    three, two = (_inputs(forward, layers, by_sample(some, itemgetter(slice(n)))) for n in (3, 2))
+    three, _ = _inputs(forward, layers, some)
+    two, fewer = _inputs(forward, layers, by_sample(some, itemgetter(slice(2))))
+    found.lone = _lone(made, fewer)
     merged = {}
     for name in three.keys() & two.keys():
         axis, together = _samples_in(three[name].shape, two[name].shape)
@@ -78,46 +85,63 @@ def survey(forward: Forward, layers: dict[str, Layer], inputs: Inputs) -> Survey
         if together:
             merged[name] = three[name]
     if merged:
-        turned = _inputs(forward, layers, by_sample(some, lambda part: part.flip(0)))
+        turned, _ = _inputs(forward, layers, by_sample(some, lambda part: part.flip(0)))
         for name, x in merged.items():
             lie = _order(x, turned[name])
             if lie is None:
                 found.aliens[name] = TANGLED
             else:
                 found.lies[name] = lie
-    told = {
-        name: lie
-        for name, lie in found.lies.items()
-        if name not in found.aliens and lie.fits(layers[name], three[name], 3)
-    }
+    for name, lie in found.lies.items():
+        if not all(lie.fits(layers[name], x, 3) for x in calls[name]):
+            found.aliens.setdefault(name, UNEVEN)
+    told = {name: lie for name, lie in found.lies.items() if name not in found.aliens}
     found.variations = variations(forward, layers, told, some, outputs, as_rows(made), sample_count(inputs))
     return found
 
 
-def _inputs(forward: Forward, layers: dict[str, Layer], batch: Inputs) -> dict[str, Tensor]:
-    """The input of each layer's first call."""
+def _lone(three: object, two: object) -> bool:
+    """Whether the outputs for two samples are those that they had among three.
+
+    Raises:
+        FeatgeoError: where each sample has an output for every sample.
+    """
+    if not isinstance(three, Tensor) or not isinstance(two, Tensor) or not three.ndim:
+        return True
+    if three.shape[1:] != two.shape[1:]:
+        raise FeatgeoError(
+            "model",
+            f"outputs of shape {tuple(three.shape)} for three samples and {tuple(two.shape)} for two",
+            "The number of outputs must not change with the batch. Where samples are compared with each other, let "
+            "forward= return what is compared, and compare in a loss of your own.",
+        )
+    if (len(three), len(two)) != (3, 2) or not three.numel():
+        return True
+    rows, alone = as_rows(three)[:2].double(), as_rows(two).double()
+    rounding = ROUNDINGS * torch.finfo(three.dtype).eps if three.is_floating_point() else 0.0
+    return not (rows - alone).abs().max() > max(rounding, TOLD) * rows.abs().max()
+
+
+def _inputs(forward: Forward, layers: dict[str, Layer], batch: Inputs) -> tuple[dict[str, Tensor], object]:
+    """The input of each layer's first call, and the model's output."""
     calls: dict[str, Tensor] = {}
 
     def keep(name: str, x: Tensor, _output: Tensor | None) -> None:
         calls.setdefault(name, x.detach().clone())
 
     with tapping(layers, keep, outputs=False):
-        _run(forward, batch)
-    return calls
+        made = _run(forward, batch)
+    return calls, made
 
 
 def _run(forward: Forward, inputs: Inputs) -> object:
     """What the model makes of some samples; a failure says what they were."""
-    try:
-        return forward(inputs)
-    except FeatgeoError:
-        raise
-    except Exception as error:
-        raise FeatgeoError(
-            "model",
-            f"{type(error).__name__} in a forward pass of the first samples (inputs {described(inputs)}): {error}",
-            "Check that the data are what the model takes, in batches of any size.",
-        ) from error
+    return attempt(
+        forward,
+        inputs,
+        "the first samples",
+        "Check that the data are what the model takes, in batches of any size, with the samples in dimension 0.",
+    )
 
 
 def _responds(layer: Layer, x: Tensor, output: Tensor) -> bool:

@@ -20,6 +20,7 @@ from featgeo.errors import FeatgeoError
 from featgeo.network.arrange import Arrangement, over_calls
 from featgeo.network.ends import Ends, Statistic
 from featgeo.network.layers import Layer, Projection, features_of
+from featgeo.network.layout import counted
 from featgeo.network.run import Runner, bounded, forward_batch
 from featgeo.network.survey import Survey
 from featgeo.network.taps import Frame, Seen, reader, tapping
@@ -127,6 +128,7 @@ class Pass:
         self.ended = ""
         self.order: dict[str, None] = {}
         self._calls: dict[str, list[tuple[Tensor, Tensor | int]]] = {}
+        self._times: dict[str, list[int]] = {}  # rows per sample of the batches that wait
 
     def listening(self) -> AbstractContextManager[None]:
         """While inside, the layers' inputs are read."""
@@ -150,20 +152,24 @@ class Pass:
         self.batches += 1
         targets, kept = layout.labelled(made, targets)
         outputs = made if kept is None else made[kept.to(made.device)]
-        if not len(outputs):
-            return
-        self.ends.wait(outputs, targets)
+        some = len(outputs) > 0
+        if some:
+            self.ends.wait(outputs, targets)
         # as called, so that the first layer with NaN is the one named
         self.order = dict.fromkeys((*self._calls, *self.layers))
         for name in self.order:
             calls = self._calls.pop(name, None)  # let go of as soon as they wait
             rows = over_calls(calls, self.frame.expand) if calls else made[:0]
             own = layout.repeated and len(rows) and len(rows) % len(made) == 0
-            if self.seen[name].close(len(rows), len(rows) if own else len(made), made, run.rows):
-                self.streams[name].wait(rows if kept is None else rows[kept.to(rows.device)])
+            fits = self.seen[name].close(len(rows), len(rows) if own else len(made), made, run.rows)
+            if fits and some:
+                self.streams[name].wait(counted(rows, len(made), kept))
+                self._times.setdefault(name, []).append(len(rows) // len(made))
         self.samples += len(outputs)
-        if sum(map(sample_count, self.probe)) < PROBES and (
-            not self.probe or shapes(self.probe[0]) == shapes(inputs)
+        if (
+            some
+            and sum(map(sample_count, self.probe)) < PROBES
+            and (not self.probe or shapes(self.probe[0]) == shapes(inputs))
         ):
             self.probe.append(by_sample(inputs, lambda part: part[:PROBES].clone()))  # not the whole batch
 
@@ -185,9 +191,10 @@ class Pass:
             start += size
         for name in self.order:
             rows = self.streams[name].rows
-            times = rows.count // len(both)
+            times = self._times.pop(name, [])
             if name in good:
-                self.streams[name].count(companion if times == 1 else companion.repeated(times))
+                alike = rows.count == len(both)
+                self.streams[name].count(companion if alike else companion.repeated(times, sizes))
             rows.clear()
         self.ends.pair.count(companion)
 

@@ -16,12 +16,16 @@ from torch import Tensor, nn
 from featgeo.data.inputs import Inputs, by_sample, sample_count
 from featgeo.errors import FeatgeoError
 from featgeo.network.arrange import Arrangement, all_rows, placed, sample_rows
+from featgeo.network.attempt import attempt
 from featgeo.network.attention import Handler, opened
 from featgeo.network.layers import Layer, Projection
 from featgeo.network.layers import weight_matrix as weight_matrix
 from featgeo.network.select import split_layers as split_layers
 
 BYPASS = 1e-4  # variation of the output with a layer frozen, relative to its usual variation
+UNEVEN = "its input has not one row per sample"
+COPIES = "copies of one sample, with a layer frozen"
+ALONE = "It must take batches of any size, one sample included (BatchNorm needs running statistics)."
 
 Forward = Callable[[Inputs], Tensor]
 
@@ -119,7 +123,7 @@ class Seen:
             return "never called in the forward pass"
         if self.least == 0:
             return "called for some batches only"
-        return self.alien or ("" if self.fitting else "its input has not one row per sample")
+        return self.alien or ("" if self.fitting else UNEVEN)
 
 
 @dataclass
@@ -242,7 +246,7 @@ class FrozenTail:
 
     def _run(self, z: Tensor, inputs: Inputs) -> Tensor:
         with replacing(self.layer, lambda _x, output: placed(self.layer, self.lie, z, output)):
-            return self.rows(self.forward(inputs)).to(z)
+            return self.rows(attempt(self.forward, inputs, COPIES, ALONE)).to(z)
 
     def __call__(self, z: Tensor) -> Tensor:
         """Outputs (m, d) of the actions z (m, n), differentiable in z."""

@@ -88,9 +88,10 @@ class OperatingPoint:
                 f"neurons ({shown}); the activation's gradient vanishes there and the theorem does not apply to them."
             )
         if not self.converged:
+            more = f" (a further decrease of {self.decrement:.1e} is promised)"
+            promised = more if math.isfinite(self.decrement) else ""
             notes.append(
-                f"{layer}: the Bayes action did not converge in {self.steps} steps (a further decrease of "
-                f"{self.decrement:.1e} is promised); it may lie at infinity."
+                f"{layer}: the Bayes action did not converge in {self.steps} steps{promised}; it may lie at infinity."
             )
         if not self.reached and not self.saturated and math.isfinite(self.unreached):
             notes.append(
