@@ -44,7 +44,7 @@ TARGETS = [
     (spoiled(Y, -1), "cross_entropy", "labels from -1 to 3"),
     (Y.float(), "cross_entropy", r"dtype torch\.float32 with shape \(60,\).*integer labels"),
     (Y[:, None].expand(-1, 2), "cross_entropy", "targets"),
-    (Y[:, None].expand(-1, 2), "cross_entropy", "one target per|for labels per position, analyze"),
+    (Y[:, None].expand(-1, 2), "cross_entropy", "targets for|use analyze.* for positions"),
     (ONE_HOT[:, :3], "cross_entropy", "3 class probabilities for 4 outputs"),
     (2 * ONE_HOT, "cross_entropy", "do not sum to 1"),
     (2 * ONE_HOT - 0.25, "cross_entropy", "negative"),

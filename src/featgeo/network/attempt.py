@@ -15,7 +15,7 @@ def attempt(forward: Callable[[Inputs], Any], inputs: Inputs, what: str, advice:
     Args:
         forward: runs the model.
         inputs: of a batch.
-        what: the inputs in words, for messages.
+        what: which pass this is, in words for messages.
         advice: what to do where it fails.
 
     Raises:
@@ -28,6 +28,6 @@ def attempt(forward: Callable[[Inputs], Any], inputs: Inputs, what: str, advice:
     except Exception as error:
         raise FeatgeoError(
             "model",
-            f"{type(error).__name__} in the forward pass of {what} (inputs {described(inputs)}): {error}",
+            f"{type(error).__name__} in {what} (inputs {described(inputs)}): {error}",
             advice,
         ) from error

@@ -180,6 +180,8 @@ class FrozenLayer:
             with tapping({"": self.layer}, read):
                 outputs = self.run.rows(self.run(inputs))
             rows = over_calls(calls, frame.expand)
+            if self.run.layout.repeated:  # one output for all positions: the products are those of their mean
+                rows = rows.unflatten(0, (len(outputs), -1)).mean(1)
             _, kept = self.run.layout.labelled(outputs, targets)
             if kept is not None:
                 rows, outputs = rows[kept.to(rows.device)], outputs[kept.to(outputs.device)]

@@ -75,7 +75,7 @@ def forward_batch(run: Runner, inputs: Inputs, number: int) -> Tensor:
     outputs: Tensor = attempt(
         lambda batch: run.rows(run(batch)),
         inputs,
-        f"batch {number}",
+        f"the forward pass of batch {number}",
         "Check that the data are what the model takes, with one shape in all batches.",
     )
     samples = sample_count(inputs)

@@ -139,7 +139,7 @@ def _run(forward: Forward, inputs: Inputs) -> object:
     return attempt(
         forward,
         inputs,
-        "the first samples",
+        "a forward pass of the first samples",
         "Check that the data are what the model takes, in batches of any size, with the samples in dimension 0.",
     )
 

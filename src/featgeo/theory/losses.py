@@ -113,10 +113,8 @@ class CrossEntropy(CanonicalLoss):
             raise FeatgeoError(
                 "targets",
                 f"dtype {targets.dtype} with shape {tuple(targets.shape)}",
-                "cross_entropy needs integer labels (samples,) or probabilities (samples, classes); for "
-                + (
-                    "real targets use loss='mse'." if targets.ndim == 1 else "labels per position, analyze()."
-                ),
+                "cross_entropy needs integer labels (samples,) or probabilities (samples, classes); use "
+                + ("loss='mse' for real targets." if targets.ndim == 1 else "analyze() for positions."),
             )
         return targets.to(torch.int64)
 
