@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import featgeo as fg
-from featgeo.network import ends
+from featgeo.network.ends import Ends
 from tests.network.models import Residual, blobs, mlp, quiet
 from tests.network.test_keep import assert_same, snapshot
 
@@ -277,6 +277,26 @@ def test_positions_can_be_asked_for() -> None:
         quiet(model, (x, y), positions="sum")
 
 
+class Translator(Tagger):
+    """Logits for the tokens of one sequence, which look at one of another length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(4, 6)
+
+    def forward(self, x: Tensor, source: Tensor) -> Tensor:  # type: ignore[override]
+        return self.last((self.first(x) + self.other(source).mean(1, keepdim=True)).tanh())  # type: ignore[no-any-return]
+
+
+def test_positions_that_have_no_labels_are_said_to_be_such() -> None:
+    torch.manual_seed(0)
+    x, _ = sequences()
+    labels, source = (x[:, :, 0] > 0).long(), torch.randn(len(x), x.shape[1] + 3, 4, dtype=x.dtype)
+    report = quiet(Translator().double(), [((x, source), labels)])
+    assert report["other"].reason == "its positions are not those that have labels"
+    assert report["last"].is_output
+
+
 class Pooled(nn.Module):
     """One output for a sequence of any length; a road beside its layer where asked."""
 
@@ -301,7 +321,7 @@ def test_positions_that_are_rows_may_be_of_any_number_in_each_batch(
         data.append((x, x.mean(1)[:, :CLASSES].argmax(1)))
     model = Pooled(beside).double()
     report = quiet(model, data, positions="expand")
-    monkeypatch.setattr(ends, "ROWS", 1)
+    monkeypatch.setattr(Ends, "full", property(lambda self: bool(self.sizes)))
     close(report, quiet(model, data, positions="expand"))
 
 

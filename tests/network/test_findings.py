@@ -395,6 +395,17 @@ def test_a_step_that_does_not_do_what_is_predicted(steps: int, fault: bool) -> N
     assert not {("inner", FAR), ("outer", FAR)} & found
 
 
+@pytest.mark.parametrize(("size", "fault"), [(1e-2, True), (1e-9, False)])
+def test_a_step_within_the_rounding_of_the_loss_is_not_spoken_of(size: float, fault: bool) -> None:
+    torch.manual_seed(0)
+    x, labels = blobs(0, count=600)
+    report = quiet(Residual().double(), (x, soft_labels(labels, 0.3)))
+    layer = report["inner"]
+    views = {at: replace(view, step=(-size, size)) for at, view in layer.views.items()}
+    layers = {**report.layers, "inner": replace(layer, views=views)}
+    assert (("inner", STEP) in titles(find(replace(report, layers=layers)))) == fault
+
+
 @pytest.mark.parametrize(("size", "fault"), [(1.0, False), (30.0, True)])
 def test_more_gain_promised_than_there_is_loss(size: float, fault: bool) -> None:
     """Beside another road that carries large logits the quadratic would take all of them back."""

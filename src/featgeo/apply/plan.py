@@ -20,6 +20,7 @@ from featgeo.network.layers import weight_matrix
 from featgeo.network.run import Runner, runner_of
 from featgeo.network.select import Layers
 from featgeo.network.together import unwrapped
+from featgeo.show.digest import because
 from featgeo.theory.linalg import Whitener, whiten
 from featgeo.theory.losses import Loss
 
@@ -138,7 +139,7 @@ def candidates_of(model: nn.Module, only: Layers) -> tuple[dict[str, Dense], dic
     layers, skipped = find_layers(model, only)
     if not layers:
         raise FeatgeoError(
-            "model", "no Linear or Conv layer that can be cut", f"Skipped: {skipped or 'nothing'}."
+            "model", "no Linear or Conv layer that can be cut", f"Skipped: {because(skipped)}."
         )
     return layers, skipped
 
@@ -166,7 +167,7 @@ def look(
     skipped |= (broken := unplaceable(model, layers, run, two))
     layers = {name: layer for name, layer in layers.items() if name not in broken}
     if not layers:
-        raise FeatgeoError("model", "no layer that can be cut", f"Skipped: {skipped}.")
+        raise FeatgeoError("model", "no layer that can be cut", f"Skipped: {because(skipped)}.")
     assert found.answers is not None
     probe = Probe(run, data, loss, samples, found.samples)
     outlooks = {}

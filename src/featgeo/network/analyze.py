@@ -30,12 +30,15 @@ from featgeo.network.select import Layers, kind_of, modules_of, split_layers
 from featgeo.network.settle import Settling
 from featgeo.network.survey import Survey, survey
 from featgeo.network.sweep import Pass, sweep
+from featgeo.network.taps import UNEVEN
 from featgeo.network.targets import data_notes, read_targets
 from featgeo.network.together import one_model, unwrapped
 from featgeo.network.views import LayerReport
+from featgeo.show.digest import because
 from featgeo.theory.named import LossLike, resolve_loss
 
 REDRAWS = 3
+ELSEWHERE = "its positions are not those that have labels"
 COMPANY = (
     "model: what it puts out for a sample changes with the other samples of the batch, or from call to call; the "
     "numbers are of batches like these, and what is said of a layer frozen on one sample is to be doubted."
@@ -133,9 +136,7 @@ def analyze(
         chosen, batches = resolve_loss(loss), Batches(data, batch_size, empty=together.size > 1)
         taps, skipped = split_layers(model, layers)
         if not taps:
-            raise FeatgeoError(
-                "model", "no Linear or Conv layer to analyse", f"Skipped: {skipped or 'nothing'}."
-            )
+            raise FeatgeoError("model", "no Linear or Conv layer to analyse", f"Skipped: {because(skipped)}.")
         options = (at, weight_decay, positions, int(nulls), tol, seed, subset, steps, chosen.name, list(taps))
         with undisturbed(model), one_model(model, together, options):
             run = runner_of(model, forward, together)
@@ -168,9 +169,10 @@ def analyze(
             judged, reports = bench.judge(), {}
             for name, module in modules_of(model):
                 kind = kind_of(module)
-                if name in taps and found.seen[name].obstacle:
+                if name in taps and (obstacle := found.seen[name].obstacle):
+                    obstacle = ELSEWHERE if run.layout.expand and obstacle == UNEVEN else obstacle
                     reports[name] = LayerReport(
-                        name, kind, 0, 0, "skipped", found.seen[name].obstacle, default=at or "average"
+                        name, kind, 0, 0, "skipped", obstacle, default=at or "average"
                     )
                 elif name in taps:
                     reports[name] = judged[name]
@@ -179,8 +181,8 @@ def analyze(
                         name, kind, 0, 0, "skipped", skipped[name], default=at or "average"
                     )
             if not any(report.views for report in reports.values()):
-                reasons = "; ".join(f"{r.name}: {r.reason}" for r in reports.values())
-                raise FeatgeoError("model", "no layer that can be analysed", f"Reasons: {reasons}.")
+                reasons = because({name: report.reason for name, report in reports.items()})
+                raise FeatgeoError("model", "no layer that can be analysed", f"Skipped: {reasons}.")
             if nulls:
                 draws = REDRAWS if nulls is True else int(nulls)
                 reports = null_alignments(
@@ -215,7 +217,12 @@ def _told_once(report: Report) -> list[str]:
         for text in layer.warnings:
             alike.setdefault(re.sub(r"[\d.,]+", "", text.replace(f"'{layer.name}'", "")), []).append(text)
     return [
-        first + (f" The same goes for {len(others)} more layers: see the report." if others else "")
+        first
+        + (
+            f" The same goes for {len(others)} more layer{'s' * (len(others) > 1)}: see the report."
+            if others
+            else ""
+        )
         for first, *others in alike.values()
     ]
 

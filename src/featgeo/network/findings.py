@@ -19,6 +19,7 @@ UNFELT = (
 )
 LOCAL = 0.8  # locality below which the quadratic's numbers are doubted (docs/validation.md, whole networks)
 AGREES = 0.5  # the same for the agreement of predicted and actual decrease
+FELT = 1e-6  # change of the loss, relative to it, below which a step's is rounding
 STEP = 2.0  # factor by which a small step towards W* may miss its prediction (docs/validation.md, beyond the region)
 PROMISED = 1  # gain available over the loss of the best constant, of losses that are never negative
 GAP = 0.1  # share of the gain of W* that the weights of the last layer miss
@@ -131,6 +132,8 @@ def _step(report: Report, layer: LayerReport) -> Iterator[Finding]:
     """A small step towards W* was measured, and did not do what the quadratic says."""
     step = layer.view().step
     if step is None or not has_signal(layer) or not is_local(layer):
+        return
+    if max(map(abs, step)) <= FELT * abs(report.loss_value):
         return
     ratio = step[1] / step[0] if step[0] else 1.0
     if not 1 / STEP <= ratio <= STEP:

@@ -38,7 +38,9 @@ def as_rows(outputs: object) -> Tensor:
     """
     if not isinstance(outputs, Tensor) or outputs.ndim == 0:
         raise FeatgeoError(
-            "model", f"an output of type {type(outputs).__name__}", "It must return a tensor (m, d)."
+            "model",
+            f"an output of type {type(outputs).__name__}",
+            "It must return a tensor (m, d); forward= can take one out of what it returns.",
         )
     return outputs[:, None] if outputs.ndim == 1 else outputs.flatten(1)
 

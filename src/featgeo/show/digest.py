@@ -11,6 +11,7 @@ from featgeo.show.rows import finite, first_point, printable, rows
 from featgeo.show.words import POINT_NAMES, listed, loss_name, number, sentence
 
 LOW = 0.5  # agreement below which the quadratic misses half of the actual decrease of the loss
+FEW = 4  # most names in one reason of an error
 APART = 3  # most texts that are kept apart although they differ in their numbers only
 STOPPED = {
     "max_batches": "ended by max_batches",
@@ -98,6 +99,12 @@ def grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
             texts if len(texts) <= APART else {pattern: [name for names in texts.values() for name in names]}
         )
     return groups
+
+
+def because(skipped: Mapping[str, str]) -> str:
+    """Names (or none) with the reasons why they were skipped, each reason once."""
+    told = grouped((name or "(the model)", reason) for name, reason in skipped.items())
+    return "; ".join(f"{listed(names, FEW)} ({reason})" for reason, names in told.items()) or "nothing"
 
 
 def _without_numbers(text: str) -> str:
