@@ -293,8 +293,27 @@ def test_positions_that_have_no_labels_are_said_to_be_such() -> None:
     x, _ = sequences()
     labels, source = (x[:, :, 0] > 0).long(), torch.randn(len(x), x.shape[1] + 3, 4, dtype=x.dtype)
     report = quiet(Translator().double(), [((x, source), labels)])
-    assert report["other"].reason == "its positions are not those that have labels"
+    assert report["other"].reason == "its positions are not those that have targets"
     assert report["last"].is_output
+
+
+@pytest.mark.parametrize("kind", ["transposed", "tokens"])
+def test_the_outputs_at_all_positions_of_a_sample_taken_together(kind: str) -> None:
+    """The last layer puts out one position; what is compared is all of them: it is no output layer then."""
+    torch.manual_seed(0)
+    x = torch.randn(80, 4, 5, dtype=torch.float64).cumsum(2)
+    last = nn.ConvTranspose1d(3, 4, 1) if kind == "transposed" else nn.Linear(5, 5)
+    first = nn.Sequential(
+        nn.Flatten(), nn.Linear(20, 3), nn.Tanh(), nn.Linear(3, 15), nn.Unflatten(1, (3, 5))
+    )
+    model = nn.Sequential(first if kind == "transposed" else nn.Tanh(), last).double()
+    report = quiet(model, (x, x), "mse", positions="reduce")
+    assert report.outputs == 20
+    assert not report["1"].is_output
+    assert report["1"].status == "analysed"
+    if kind == "transposed":
+        with pytest.raises(fg.FeatgeoError, match=r"those that have targets; positions='reduce' takes those"):
+            quiet(model, (x, x), "mse")  # of sequences the last dimension is taken for the channels
 
 
 class Pooled(nn.Module):

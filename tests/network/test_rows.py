@@ -200,7 +200,7 @@ def test_a_model_without_layers_is_an_error(model: nn.Module, message: str) -> N
 def test_a_model_whose_layers_all_fail_is_an_error() -> None:
     model = nn.Tanh()
     model.add_module("unused", nn.Linear(4, 4))
-    with pytest.raises(fg.FeatgeoError, match=r"no layer that can be analysed.*unused: never called"):
+    with pytest.raises(fg.FeatgeoError, match=r"no layer that can be analysed.*unused \(never called"):
         fg.analyze(model, float_blobs(width=4))
 
 

@@ -38,7 +38,8 @@ from featgeo.show.digest import because
 from featgeo.theory.named import LossLike, resolve_loss
 
 REDRAWS = 3
-ELSEWHERE = "its positions are not those that have labels"
+ELSEWHERE = "its positions are not those that have targets"
+WHOLE = "; positions='reduce' takes those of a sample together"
 COMPANY = (
     "model: what it puts out for a sample changes with the other samples of the batch, or from call to call; the "
     "numbers are of batches like these, and what is said of a layer frozen on one sample is to be doubted."
@@ -170,7 +171,8 @@ def analyze(
             for name, module in modules_of(model):
                 kind = kind_of(module)
                 if name in taps and (obstacle := found.seen[name].obstacle):
-                    obstacle = ELSEWHERE if run.layout.expand and obstacle == UNEVEN else obstacle
+                    if run.layout.expand and obstacle == UNEVEN:
+                        obstacle = ELSEWHERE + ("" if chosen.name == "cross_entropy" else WHOLE)
                     reports[name] = LayerReport(
                         name, kind, 0, 0, "skipped", obstacle, default=at or "average"
                     )

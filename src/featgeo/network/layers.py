@@ -84,6 +84,15 @@ def features_of(layer: Layer) -> int:
     return layer.weight.shape[0 if isinstance(layer, nn.Module) and turned_linear(layer) else 1]
 
 
+def neurons_of(layer: Layer) -> int:
+    """Number n of its outputs at one position."""
+    if isinstance(layer, SPATIAL):
+        return int(layer.out_channels)
+    if isinstance(layer, nn.Linear):
+        return layer.out_features
+    return layer.weight.shape[1 if isinstance(layer, nn.Module) and turned_linear(layer) else 0]
+
+
 def groups_of(layer: Layer) -> int:
     """Number of diagonal blocks of W."""
     return int(getattr(layer, "groups", 1)) if isinstance(layer, SPATIAL) else 1

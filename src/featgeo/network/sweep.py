@@ -19,7 +19,7 @@ from featgeo.data.sample import KEPT, TOGETHER, Keeper, Sample
 from featgeo.errors import FeatgeoError
 from featgeo.network.arrange import Arrangement, over_calls
 from featgeo.network.ends import Ends, Statistic
-from featgeo.network.layers import Layer, Projection, features_of
+from featgeo.network.layers import Layer, Projection, features_of, neurons_of
 from featgeo.network.layout import counted
 from featgeo.network.run import Runner, bounded, forward_batch
 from featgeo.network.survey import Survey
@@ -224,6 +224,8 @@ class Pass:
         }
         pair, samples = together.merged(self.ends.pair.total), sum(shard.samples for shard in shards)
         assert pair is not None
+        for name, note in seen.items():  # the outputs at several positions in one row are not those at one
+            note.is_output &= neurons_of(self.layers[name]) == len(pair.mean) // 2
         probes = [shard.probe for shard in shards if shapes(shard.probe) == shapes(shards[0].probe)]
         return Sweep(
             {name: moments.to("cpu") for name, moments in layers.items() if moments is not None},
