@@ -254,3 +254,40 @@ def test_a_model_that_cannot_take_one_sample_is_named() -> None:
     torch.manual_seed(0)
     with pytest.raises(fg.FeatgeoError, match=r"copies of one sample.*running statistics"):
         fg.analyze(Compared("normed"), batches())
+
+
+class Squeezed(nn.Module):
+    """One output for a sample: of shape (m,), or the only entry of a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = mlp(6, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)[:, 0]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("loss", [nn.HuberLoss(), nn.BCEWithLogitsLoss(pos_weight=torch.tensor([3.0]))])
+def test_one_output_and_one_number_are_compared_sample_by_sample(loss: nn.Module) -> None:
+    torch.manual_seed(0)
+    model, y = Squeezed(), (X[:, 0] > 0).float()
+    report, wanted = quiet(model, (X, y), loss), quiet(model.layers, (X, y[:, None]), loss)
+    assert report.loss_value == pytest.approx(loss(model(X), y).item(), rel=1e-5)
+    assert report["layers.0"].views == wanted["0"].views
+
+
+def test_one_logit_wants_another_loss_than_labels_of_classes() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(
+        fg.FeatgeoError, match=r"labels from 0 to 1 for 1 outputs\. For one logit use loss='bce'"
+    ):
+        quiet(Squeezed(), (X, Y % 2))
+    with pytest.raises(fg.FeatgeoError, match=r"given outputs \(\d+, 1\) and targets .*one value per sample"):
+        quiet(Squeezed(), (X, X[:, 0]), lambda z, y: (z - y).square())
+
+
+def test_the_only_entry_of_a_tuple_is_the_output() -> None:
+    torch.manual_seed(0)
+    net = model()
+    assert numbers(quiet(Returns(lambda out: (out,)), (X, Y)))["outputs"] == 4
+    assert quiet(net, (X, Y), forward=lambda net, x: (net(x),)).loss_value == quiet(net, (X, Y)).loss_value

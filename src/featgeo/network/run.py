@@ -32,6 +32,8 @@ def logits_of(outputs: Any) -> Any:
     """The tensor in what a model returns: itself, its ``logits``, or the only entry of a tuple."""
     if isinstance(outputs, Mapping) and "logits" in outputs:
         return outputs["logits"]
+    if isinstance(outputs, tuple) and len(outputs) == 1:
+        return outputs[0]
     logits = getattr(outputs, "logits", None)
     return logits if isinstance(logits, Tensor) else outputs
 

@@ -131,7 +131,7 @@ class CrossEntropy(CanonicalLoss):
             raise FeatgeoError(
                 "targets",
                 f"labels from {low:.0f} to {high:.0f} for {width} outputs",
-                f"Labels must lie in 0..{width - 1}.",
+                f"Labels must lie in 0..{width - 1}." if width > 1 else "For one logit use loss='bce'.",
             )
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -61,8 +61,9 @@ class CallableLoss(Loss):
             raise FeatgeoError(
                 "loss",
                 f"{found} returned for {len(outputs)} samples",
-                "A callable loss must return one value per sample, shape (samples,): use reduction='none' "
-                "and average over any further dimensions.",
+                f"A callable loss is given outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}, and must "
+                "return one value per sample, shape (samples,): use reduction='none' and average over any further "
+                "dimensions.",
             )
         return values
 
@@ -74,6 +75,8 @@ def _per_sample(module: nn.Module) -> CallableLoss:
     inner.reduction = "none"  # type: ignore[assignment]
 
     def per_sample(output: Tensor, target: Tensor) -> Tensor:
+        if output.shape[1:] == (1,) and target.ndim == 1 and target.is_floating_point():
+            target = target[:, None]  # else torch would compare every output with every target
         values: Tensor = inner.to(output)(output, target)  # class weights in the outputs' precision
         rest = values.reshape(len(output), -1)
         return rest.sum(1) if total else rest.mean(1)
