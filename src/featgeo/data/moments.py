@@ -195,7 +195,7 @@ class MomentStream:
         block, self._block = self._block.moments(), None
         if not torch.isfinite(
             block.scatter.diagonal()
-        ).all():  # by Cauchy and Schwarz no other entry is larger
+        ).all():  # no other entry is larger (Cauchy and Schwarz)
             raise FeatgeoError(self.name, "values whose squares overflow", "Scale the inputs or use float64.")
         self.total = block if self.total is None else self.total.merge(block)
 
