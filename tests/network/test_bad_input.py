@@ -291,3 +291,23 @@ def test_the_only_entry_of_a_tuple_is_the_output() -> None:
     net = model()
     assert numbers(quiet(Returns(lambda out: (out,)), (X, Y)))["outputs"] == 4
     assert quiet(net, (X, Y), forward=lambda net, x: (net(x),)).loss_value == quiet(net, (X, Y)).loss_value
+
+
+def test_a_loss_that_is_nan_on_the_outputs_is_named() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(fg.FeatgeoError, match="loss: found NaN from 'PoissonNLLLoss' on the model's outputs"):
+        quiet(model(), (X, 3 * ONE_HOT), nn.PoissonNLLLoss(log_input=False))
+
+
+def test_a_callable_may_compute_in_a_precision_of_its_own() -> None:
+    """An ordinal loss of cumulative logits: its indicator is made in float32, whatever it is given."""
+
+    def ordinal(z: Tensor, y: Tensor) -> Tensor:
+        above = (y[:, None] > torch.arange(z.shape[1])).float()
+        return F.binary_cross_entropy_with_logits(z.float(), above, reduction="none").sum(1)
+
+    torch.manual_seed(0)
+    net = mlp(6, 5, 3)
+    report = quiet(net, (X, Y), ordinal)
+    assert report.loss_value == pytest.approx(ordinal(net(X), Y).mean().item(), rel=1e-5)
+    assert -1 <= report["2"].alignment <= 1

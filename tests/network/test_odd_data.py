@@ -282,3 +282,12 @@ def test_a_batch_of_ignored_labels_only_counts_for_nothing(batch: int) -> None:
     for name in ("0", "2"):
         assert report[name].gain_available == pytest.approx(wanted[name].gain_available, rel=1e-9)
         assert report[name].alignment == pytest.approx(wanted[name].alignment, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("last", "fault"), [(nn.Softmax(1), True), (nn.LogSoftmax(1), False), (nn.ReLU(), False)]
+)
+def test_probabilities_where_logits_are_wanted_are_said(last: nn.Module, fault: bool) -> None:
+    torch.manual_seed(0)
+    report = quiet(nn.Sequential(mlp(6, 5, 4), last), float_blobs())
+    assert any("cross_entropy takes logits" in text for text in report.warnings) == fault

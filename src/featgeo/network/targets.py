@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,8 @@ from featgeo.theory.bayes import OperatingPoint, bayes_action
 from featgeo.theory.linalg import rank_tolerance
 from featgeo.theory.losses import CanonicalLoss, Loss
 from featgeo.theory.risk import CanonicalRisk, EmpiricalRisk, Risk, make_risk
+
+SUMS = 1e-3  # by which the sum of outputs may miss 1, that are called probabilities
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,12 @@ def data_notes(loss: Loss, run: Runner, found: Sweep, output: OperatingPoint) ->
     """What is odd about the data as a whole."""
     mean = found.pair.mean[found.width :]
     notes = []
+    if math.isnan(found.loss):
+        raise FeatgeoError(
+            "loss",
+            f"NaN from '{loss.name}' on the model's outputs",
+            "Check that it is for outputs like these.",
+        )
     if run.layout.shifted:
         notes.append(
             "data: the labels are the inputs' own token numbers; every position is compared with the label of the "
@@ -118,6 +127,11 @@ def data_notes(loss: Loss, run: Runner, found: Sweep, output: OperatingPoint) ->
         if mean.max() >= 1 - 1e-12:
             raise FeatgeoError(
                 "data", f"one class only (class {int(mean.argmax())})", "Pass data of two classes at least."
+            )
+        outputs = found.sample.companion[:, : found.width]
+        if (outputs >= 0).all() and (outputs.sum(1) - 1).abs().max() < SUMS:
+            notes.append(
+                "model: its outputs are probabilities, and cross_entropy takes logits; leave out the softmax."
             )
         absent = (mean <= 0).nonzero()[:, 0].tolist()
         if absent:

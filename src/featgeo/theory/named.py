@@ -65,7 +65,7 @@ class CallableLoss(Loss):
                 "return one value per sample, shape (samples,): use reduction='none' and average over any further "
                 "dimensions.",
             )
-        return values
+        return values.to(outputs.dtype)  # a function may compute with constants of its own precision
 
 
 def _per_sample(module: nn.Module) -> CallableLoss:
