@@ -277,6 +277,17 @@ def test_positions_can_be_asked_for() -> None:
         quiet(model, (x, y), positions="sum")
 
 
+def test_scores_at_every_position_for_one_label_are_refused() -> None:
+    torch.manual_seed(0)
+    x, y = sequences()
+    with pytest.raises(
+        fg.FeatgeoError, match=rf"model: found outputs \({x.shape[1]}, {CLASSES}\) and one label.*forward="
+    ):
+        quiet(Tagger().double(), (x, y))
+    report = quiet(Tagger().double(), (x, y), forward=lambda model, inputs: model(inputs).mean(1))
+    assert report.outputs == CLASSES
+
+
 class Translator(Tagger):
     """Logits for the tokens of one sequence, which look at one of another length."""
 

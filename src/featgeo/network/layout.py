@@ -94,7 +94,7 @@ def layout_of(
         ignored: the label of rows that do not count.
 
     Raises:
-        FeatgeoError: for "expand" where the outputs have no positions.
+        FeatgeoError: for "expand" where the outputs have no positions, and for positions that share one label.
     """
     if positions not in (None, "reduce", "expand"):
         raise FeatgeoError("positions", f"{positions!r}", "Pass 'reduce', 'expand' or None.")
@@ -117,6 +117,13 @@ def layout_of(
             "positions",
             f"'expand' for outputs {output} and targets {wanted} of one sample",
             "It needs one target per position of the outputs, or one target and one output per sample.",
+        )
+    if ignored is not None and not wanted and sum(size > 1 for size in output) > 1:
+        raise FeatgeoError(
+            "model",
+            f"outputs {output} and one label for a sample",
+            "Let forward= return the scores of the classes only (of one position, or their mean), or pass a label per "
+            "position.",
         )
     return Layout(ignored=ignored)
 
