@@ -291,3 +291,32 @@ def test_probabilities_where_logits_are_wanted_are_said(last: nn.Module, fault: 
     torch.manual_seed(0)
     report = quiet(nn.Sequential(mlp(6, 5, 4), last), float_blobs())
     assert any("cross_entropy takes logits" in text for text in report.warnings) == fault
+
+
+class Detached(nn.Module):
+    """An encoder that is run without gradients, as frozen ones are; a road beside its second layer where asked."""
+
+    def __init__(self, beside: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 5), nn.Linear(5, 5), nn.Linear(5, 4)
+        self.beside = beside
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            h = self.first(x).tanh()
+            h = self.second(h) + (h if self.beside else 0)
+        return self.head(h)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_layers_to_which_no_gradient_flows_back(beside: bool, frozen: bool) -> None:
+    torch.manual_seed(0)
+    model = Detached(beside).requires_grad_(not frozen)
+    report = quiet(model, float_blobs(), at="bayes", steps=True)
+    assert any("no gradient flows back to it" in text for text in report["first"].warnings)
+    average = report["first"].view("average")
+    assert -1 <= average.alignment <= 1
+    assert average.gain_available > 0
+    assert report["head"].is_output
+    report.summary()

@@ -95,6 +95,8 @@ def mean_jacobians(
 
         with torch.enable_grad(), tapping(layers, look):
             outputs = run.rows(run(inputs))
+            if not outputs.requires_grad:  # no gradient flows back to any layer: all are zero
+                outputs = outputs + sum(0 * z.flatten()[0] for zs in made.values() for z in zs)
         _, kept = run.layout.labelled(outputs, targets)
         directions = frames(len(outputs), outputs.shape[1], generator)
         directions = signed(directions, generator) if run.layout.expand else directions

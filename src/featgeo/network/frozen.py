@@ -90,11 +90,12 @@ class FrozenLayer:
     def _outputs(self, inputs: object, z: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Output rows with the layer frozen at z, and the constants that took the place of its outputs."""
         made: list[Tensor] = []
+        wanted = torch.is_grad_enabled()  # here: a model's own forward may run parts without
 
         def constant(_name: str, _x: Tensor, output: Tensor) -> Tensor:
             filled = placed(self.layer, self.lie, z.expand(sample_count(inputs), -1), output.detach())
-            made.append(filled if filled.requires_grad else filled.requires_grad_(torch.is_grad_enabled()))
-            return filled.clone() if torch.is_grad_enabled() else filled
+            made.append(filled if filled.requires_grad else filled.requires_grad_(wanted))
+            return filled.clone() if wanted else filled
 
         with tapping({"": self.layer}, constant):
             outputs = self.run.rows(self.run(inputs))
@@ -121,7 +122,7 @@ class FrozenLayer:
                 rows, checked = self._labelled(outputs, targets)
                 loss = self.loss.values(rows, checked).sum()
                 if loss.requires_grad:
-                    gradient += torch.autograd.grad(loss, leaf)[0].to(z)
+                    gradient += torch.autograd.grad(loss, leaf, materialize_grads=True)[0].to(z)
             total, count = total + loss.item(), count + len(rows)
         return total / count, gradient / count
 

@@ -24,6 +24,11 @@ from featgeo.theory.bayes import OperatingPoint, bayes_action
 from featgeo.theory.losses import Loss
 from featgeo.theory.risk import CanonicalRisk, Risk
 
+CUT_OFF = (
+    "no gradient flows back to it (torch.no_grad or detach in the model's forward, or no effect); its views by "
+    "derivatives say nothing, the average tail does."
+)
+
 
 @dataclass
 class Bench:
@@ -105,7 +110,9 @@ class Bench:
             point = bayes_action(
                 self.risk, self._tail(name), outlook.mean_action, precision=outlook.layer.weight.dtype
             )
-            notes += point.notes(f"layer '{name}'")
+            notes += (
+                point.notes(f"layer '{name}'") if point.jacobian.any() else [f"layer '{name}': {CUT_OFF}"]
+            )
             if isinstance(self.risk, CanonicalRisk) or point.reached:
                 views["bayes"] = look(outlook, outlook.at_point(point))
             else:

@@ -115,7 +115,7 @@ def jacobian_of(tail: Tail, point: Tensor, width: int | None = None) -> tuple[Te
         outputs = tail(rows)
         if not outputs.requires_grad:
             return outputs[0], point.new_zeros(width, len(point))
-        (jacobian,) = torch.autograd.grad(outputs.diagonal().sum(), rows)
+        (jacobian,) = torch.autograd.grad(outputs.diagonal().sum(), rows, materialize_grads=True)
     return outputs[0].detach(), jacobian.detach()
 
 
