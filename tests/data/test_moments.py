@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from featgeo.data.moments import BLOCK, ROWS, Companion, Moments, MomentStream
+from featgeo.data.moments import BLOCK, Companion, Moments, MomentStream
+from featgeo.data.waiting import ROWS
 from featgeo.errors import FeatgeoError
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}

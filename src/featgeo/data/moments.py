@@ -8,7 +8,6 @@ and the cost per batch is that of the products themselves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -16,10 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from featgeo.data.waiting import Rows
 from featgeo.errors import FeatgeoError
 
 BLOCK = 128  # batches summed in the data's precision before they are merged in float64, and most that wait
-ROWS = 1024  # most of one product
 TILE = 128  # columns of one product; a symmetric matrix needs only its upper block triangle
 
 
@@ -117,14 +116,14 @@ class MomentStream:
 
     Args:
         name: what is accumulated, for messages.
-        wait: rows of features for which there is to be memory, more where a batch has more.
+        rows: where batches wait.
     """
 
-    def __init__(self, name: str, wait: int = 0) -> None:
+    def __init__(self, name: str, rows: Rows | None = None) -> None:
         self.name = name
         self.total: Moments | None = None
         self.precision = torch.float64
-        self.rows = Rows(wait)
+        self.rows = rows or Rows()
         self._batches = 0
         self._block: _Block | None = None
 
@@ -214,56 +213,12 @@ def _add_gram(total: Tensor, rows: Tensor) -> None:
         total[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])
 
 
-def rows_at_once(widths: Sequence[int]) -> int:
-    """How many rows of features so wide may wait: in float32 they take at most 3/4 of the memory of their moments."""
-    return min(ROWS, 3 * sum(width**2 for width in widths) // max(1, 2 * sum(widths)))
-
-
-class Rows:
-    """Rows of several batches below one another, ``count`` of them, in memory that is used again.
-
-    Args:
-        limit: for how many there is to be memory at once, more where more come.
-    """
-
-    def __init__(self, limit: int = 0) -> None:
-        self.limit, self.count = limit, 0
-        self._memory: Tensor | None = None
-
-    @property
-    def all(self) -> Tensor:
-        """(count, k)."""
-        assert self._memory is not None
-        return self._memory[: self.count]
-
-    def room(self, x: Tensor) -> Tensor:
-        """Memory for rows like these (m, k), behind the others."""
-        stop, memory = self.count + len(x), self._memory
-        if memory is None or memory.dtype != x.dtype or stop > len(memory):
-            self._memory = x.new_empty(max(self.limit, stop), x.shape[1])
-            if memory is not None and self.count:
-                self._memory[: self.count] = memory[: self.count]
-        assert self._memory is not None
-        return self._memory[self.count : stop]
-
-    def put(self, rows: Tensor) -> None:
-        """Add rows: those that were written to :meth:`room`, or others."""
-        room = self.room(rows)
-        if rows.data_ptr() != room.data_ptr():
-            room.copy_(rows)
-        self.count += len(rows)
-
-    def clear(self) -> None:
-        """Begin again."""
-        self.count = 0
-
-
 class _Block:
     """Sums of products in the data's own precision over some batches, about one shift."""
 
     def __init__(self, shift: Tensor) -> None:
         self.shift = shift
-        self.scatter = shift.new_zeros(len(shift), len(shift))
+        self.scatter = shift[:0]  # (k, k), made when it is first added to: not amid a forward pass
         self.sums: Tensor | None = None  # (1 + p, k): sums of x, then cross-products
         self.side_shift, self.side_total = shift[:0], shift[:0]
         self.count = self.batches = 0
@@ -277,6 +232,7 @@ class _Block:
 
     def add(self, centred: Tensor, companion: Companion) -> None:
         if self.sums is None:
+            self.scatter = self.shift.new_zeros(len(self.shift), len(self.shift))
             self.sums = centred.new_zeros(companion.rows.shape[1], centred.shape[1])
             self.side_shift, self.side_total = companion.shift, torch.zeros_like(companion.total)
         _add_gram(self.scatter, centred)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -14,8 +15,9 @@ from tqdm.auto import tqdm
 from featgeo.data.batches import Batch, Batches
 from featgeo.data.inputs import Inputs, by_sample, joined, mapped, position_mask, sample_count, shapes
 from featgeo.data.limits import Limits, checks
-from featgeo.data.moments import Moments, MomentStream, rows_at_once
+from featgeo.data.moments import Moments, MomentStream
 from featgeo.data.sample import KEPT, TOGETHER, Keeper, Sample
+from featgeo.data.waiting import Rows, rows_at_once
 from featgeo.errors import FeatgeoError
 from featgeo.network.arrange import Arrangement, over_calls
 from featgeo.network.ends import Ends, Statistic
@@ -111,7 +113,11 @@ class Pass:
     ) -> None:
         self.run, self.layers = run, layers
         wait = rows_at_once([features_of(layer) for layer in layers.values()])
-        self.streams = {name: MomentStream(f"layer '{name}'", wait) for name in layers}
+        place = torch.promote_types(run.dtype, torch.float32), run.device
+        self.streams = {
+            name: MomentStream(f"layer '{name}'", Rows(wait, features_of(layer), *place))
+            for name, layer in layers.items()
+        }
         self.ends = Ends(loss, statistic, run.device, 0 if run.layout.repeated else wait)
         self.seen = {
             name: Seen(
@@ -180,15 +186,12 @@ class Pass:
             return
         both, companion = self.ends.close()
         good = {name: self.streams[name] for name in self.order if not self.seen[name].obstacle}
-        start = 0
-        for size in sizes:
-            picked = {}
-            if self.keeper.due:
-                span = slice(start, start + size)
-                picked = {name: self.keeper.pick(stream.rows.all[span], stream.shift)
-                          for name, stream in good.items() if stream.rows.count == len(both)}  # fmt: skip
-            self.keeper.close(both[start : start + size], picked)
-            start += size
+        whole = {name: stream for name, stream in good.items() if stream.rows.count == len(both)}
+        for stop, size in zip(itertools.accumulate(sizes), sizes, strict=True):
+            span = slice(stop - size, stop)
+            due = whole if self.keeper.due else {}
+            picked = {name: self.keeper.pick(own.rows.all[span], own.shift) for name, own in due.items()}
+            self.keeper.close(both[span], picked)
         for name in self.order:
             rows = self.streams[name].rows
             times = self._times.pop(name, [])

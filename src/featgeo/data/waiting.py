@@ -1,0 +1,61 @@
+"""Memory for rows that wait to be multiplied together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+ROWS = 1024  # most of one product
+
+
+def rows_at_once(widths: Sequence[int]) -> int:
+    """How many rows of features so wide may wait: in float32 they take at most 3/4 of the memory of their moments."""
+    return min(ROWS, 3 * sum(width**2 for width in widths) // max(1, 2 * sum(widths)))
+
+
+class Rows:
+    """Rows of several batches below one another, ``count`` of them, in memory that is used again.
+
+    Args:
+        limit: for how many there is to be memory, more where more come.
+        width: k, where the memory is to be taken now: taken amid a forward pass it would break up that of the next.
+        dtype: of the rows.
+        device: of the rows.
+    """
+
+    def __init__(
+        self,
+        limit: int = 0,
+        width: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.limit, self.count = limit, 0
+        self._memory = torch.empty(limit, width, dtype=dtype, device=device)
+
+    @property
+    def all(self) -> Tensor:
+        """(count, k)."""
+        return self._memory[: self.count]
+
+    def room(self, x: Tensor) -> Tensor:
+        """Memory for rows like these (m, k), behind the others."""
+        stop, memory = self.count + len(x), self._memory
+        if memory.dtype != x.dtype or memory.shape[1] != x.shape[1] or stop > len(memory):
+            self._memory = x.new_empty(max(self.limit, stop), x.shape[1])
+            if self.count:
+                self._memory[: self.count] = memory[: self.count]
+        return self._memory[self.count : stop]
+
+    def put(self, rows: Tensor) -> None:
+        """Add rows: those that were written to :meth:`room`, or others."""
+        room = self.room(rows)
+        if rows.data_ptr() != room.data_ptr():
+            room.copy_(rows)
+        self.count += len(rows)
+
+    def clear(self) -> None:
+        """Begin again."""
+        self.count = 0
