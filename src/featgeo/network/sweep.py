@@ -104,12 +104,7 @@ class Pass:
     """
 
     def __init__(
-        self,
-        run: Runner,
-        loss: Loss,
-        statistic: Statistic,
-        layers: dict[str, Layer],
-        survey: Survey,
+        self, run: Runner, loss: Loss, statistic: Statistic, layers: dict[str, Layer], survey: Survey
     ) -> None:
         self.run, self.layers = run, layers
         wait = rows_at_once([features_of(layer) for layer in layers.values()])
