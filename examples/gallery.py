@@ -37,8 +37,9 @@ What to take from it:
 - Early in training, where there is much to gain, the gain that a small step towards W\\* promises and the gain that
   it makes agree in order and mostly in size (residual network, after a few steps). At the end of training such
   promises are broken: the network is at an optimum of its own, and the gap to W\\* is the quadratic's.
-- Locality is what to look at first. Where it is 0.7 or more, freezing a layer costs what was predicted or up to about
-  three times as much; where it is near zero even the sign may be wrong.
+- Locality is what to look at first. Where it is 0.75 or more, freezing a layer costs what was predicted or up to about
+  three times as much; below that even the sign may be wrong (the values in the first block of the transformer for
+  tables).
 - The mean Jacobian does not credit a layer with what other roads carry: that the queries of the first block of the
   transformer for tables do next to nothing is found without an experiment, and the experiment agrees. But one action
   for all positions does not see what differs between them: the keys of its second block matter more than was said.
