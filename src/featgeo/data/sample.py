@@ -50,6 +50,8 @@ class Sample:
 class Keeper:
     """Keeps rows as batches go by: all of the first, fewer of each as more come, in the end of every so many batches.
 
+    They lie in memory that is taken once: small tensors that stay would break up what forward passes use.
+
     Args:
         limit: most samples that are kept.
     """
@@ -57,8 +59,15 @@ class Keeper:
     def __init__(self, limit: int = KEPT) -> None:
         self.limit = self.each = max(limit, EACH)
         self.stride = 1
-        self.batches = self.samples = self.held = 0
-        self._kept: list[tuple[int, Tensor, dict[str, Tensor]]] = []
+        self.batches = self.samples = 0
+        self._parts: list[tuple[int, int]] = []  # batch, and how many rows of it
+        self._companion: Tensor | None = None  # (2 limit, p), of which the first are held
+        self._rows: dict[str, Tensor] = {}  # (2 limit, k), of the streams that had rows in every part
+
+    @property
+    def held(self) -> int:
+        """How many samples are kept."""
+        return sum(size for _, size in self._parts)
 
     @property
     def due(self) -> bool:
@@ -66,12 +75,12 @@ class Keeper:
         return self.batches % self.stride == 0
 
     def pick(self, rows: Tensor, shift: Tensor | None = None) -> Tensor | None:
-        """Of the batch under way, the rows to keep, plus a shift; a copy, or the whole batch would stay in memory."""
+        """Of the batch under way, the rows to keep, plus a shift."""
         if not self.due:
             return None
         step = max(1, rows.shape[0] // self.each)
         rows = rows[: step * self.each : step]
-        return rows.clone() if shift is None else rows + shift
+        return rows if shift is None else rows + shift
 
     def close(self, companion: Tensor, picked: dict[str, Tensor | None]) -> None:
         """End a batch with its rows u (m, p) and the rows that were picked of the streams."""
@@ -80,33 +89,46 @@ class Keeper:
             kept = {
                 name: rows for name, rows in picked.items() if rows is not None and len(rows) == len(side)
             }
-            self._kept.append((self.batches, side, kept))
-            self.held += len(side)
+            if self._companion is None:
+                self._companion = self._memory(side)
+                self._rows = {name: self._memory(rows) for name, rows in kept.items()}
+            self._rows = {name: memory for name, memory in self._rows.items() if name in kept}
+            span = slice(self.held, self.held + len(side))
+            self._companion[span] = side
+            for name, memory in self._rows.items():
+                memory[span] = kept[name]
+            self._parts.append((self.batches, len(side)))
         self.batches, self.samples = self.batches + 1, self.samples + len(companion)
         while self.held > self.limit:
             self._thin()
 
+    def _memory(self, rows: Tensor) -> Tensor:
+        return rows.new_empty(2 * self.limit, *rows.shape[1:])
+
     def _thin(self) -> None:
-        if self.each > EACH:
+        halve = self.each > EACH
+        if halve:
             self.each = max(EACH, self.each // 2)
-            self._kept = [
-                (batch, side[::2].clone(), {name: rows[::2].clone() for name, rows in kept.items()})
-                for batch, side, kept in self._kept
-            ]
         else:
             self.stride *= 2
-            self._kept = [part for part in self._kept if part[0] % self.stride == 0]
-        self.held = sum(len(side) for _, side, _ in self._kept)
+        parts, self._parts, start = self._parts, [], 0
+        for batch, size in parts:
+            stay = slice(start, start + size, 2 if halve else 1)
+            start += size
+            if halve or batch % self.stride == 0:
+                held, count = self.held, len(range(stay.start, stay.stop, stay.step))
+                assert self._companion is not None
+                for memory in (self._companion, *self._rows.values()):
+                    memory[held : held + count] = memory[stay].clone()  # the two may overlap
+                self._parts.append((batch, count))
 
     def result(self) -> Sample:
         """What is kept, of the streams that had a row for every sample kept."""
-        assert self._kept, "nothing was added"
-        sizes = torch.tensor([len(side) for _, side, _ in self._kept])
-        names = [name for name in self._kept[0][2] if all(name in kept for _, _, kept in self._kept)]
-        total = int(sizes.sum())
+        assert self._companion is not None, "nothing was added"
+        held, (batches, sizes) = self.held, torch.tensor(self._parts).T
         return Sample(
-            {name: torch.cat([kept[name] for _, _, kept in self._kept]).cpu() for name in names},
-            torch.cat([side for _, side, _ in self._kept]).cpu(),
-            torch.tensor([batch for batch, _, _ in self._kept]).repeat_interleave(sizes),
-            torch.full((total,), self.samples / total, dtype=torch.float64),
+            {name: memory[:held].cpu().clone() for name, memory in self._rows.items()},
+            self._companion[:held].cpu().clone(),
+            batches.repeat_interleave(sizes),
+            torch.full((held,), self.samples / held, dtype=torch.float64),
         )
