@@ -131,7 +131,9 @@ class CrossEntropy(CanonicalLoss):
             raise FeatgeoError(
                 "targets",
                 f"labels from {low:.0f} to {high:.0f} for {width} outputs",
-                f"Labels must lie in 0..{width - 1}." if width > 1 else "For one logit use loss='bce'.",
+                "For one logit use loss='bce'."
+                if width == 1 and low >= 0
+                else f"Labels must lie in 0..{width - 1}.",
             )
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
