@@ -128,13 +128,9 @@ class CrossEntropy(CanonicalLoss):
                 "Pass probabilities (each row non-negative with sum 1) or integer labels.",
             )
         if not real and (low < 0 or high >= width):
-            raise FeatgeoError(
-                "targets",
-                f"labels from {low:.0f} to {high:.0f} for {width} outputs",
-                "For one logit use loss='bce'."
-                if width == 1 and low >= 0
-                else f"Labels must lie in 0..{width - 1}.",
-            )
+            logit = width == 1 and low >= 0
+            hint = "For one logit use loss='bce'." if logit else f"Labels must lie in 0..{width - 1}."
+            raise FeatgeoError("targets", f"labels from {low:.0f} to {high:.0f} for {width} outputs", hint)
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy per sample."""
