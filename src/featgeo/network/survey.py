@@ -64,7 +64,7 @@ def survey(forward: Forward, layers: dict[str, Layer], inputs: Inputs) -> Survey
 
     def compare(name: str, x: Tensor, output: Tensor) -> None:
         outputs.setdefault(name, output.detach().clone())
-        calls.setdefault(name, []).append(x.detach())
+        calls.setdefault(name, []).append(x.detach().clone())
         if not _responds(layers[name], x, output):
             found.aliens[name] = ALIEN
 
@@ -75,7 +75,7 @@ def survey(forward: Forward, layers: dict[str, Layer], inputs: Inputs) -> Survey
     found.within = {name for name, output in outputs.items() if output.numel() != math.prod(shape)}
     if count < 3:
         return found
-    three, _ = _inputs(forward, layers, some)
+    three = {name: xs[0] for name, xs in calls.items()}
     two, fewer = _inputs(forward, layers, by_sample(some, itemgetter(slice(2))))
     found.lone = _lone(made, fewer)
     merged = {}
