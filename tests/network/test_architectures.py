@@ -58,8 +58,7 @@ def close(one: fg.Report, other: fg.Report, rel: float = 1e-6) -> None:
         for at, view in layer.views.items():
             theirs = other[layer.name].view(at)
             for name in ("alignment", "gain_available", "gain_used", "gap_weight", "constant_loss"):
-                # a cosine near zero is the difference of sums of size one
-                size = 1.0 if name == "alignment" else max(abs(getattr(theirs, name)), 1e-3)
+                size = max(abs(getattr(theirs, name)), 1e-3)
                 assert getattr(view, name) == pytest.approx(
                     getattr(theirs, name), abs=rel * size, nan_ok=True
                 ), name
@@ -216,9 +215,7 @@ def test_windows_and_frames_in_the_batch_dimension() -> None:
     for order in ("samples", "positions"):
         other = Folded(order).double()
         other.load_state_dict(plain.state_dict())
-        close(
-            quiet(other, sequences()), wanted, 0.02
-        )  # a flat valley: the search ends within rounding of the loss
+        close(quiet(other, sequences()), wanted)
 
 
 class Tagger(nn.Module):

@@ -197,3 +197,21 @@ def test_the_search_through_a_rough_tail_ends(precision: torch.dtype, gives_up: 
     point = bayes_action(risk, tail, start, precision=precision)
     assert point.loss < risk.value(tail(start[None]))[0]
     assert (calls <= 60) == gives_up
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU])
+@pytest.mark.parametrize("neurons", [2, 5, 8])
+def test_what_is_made_of_the_action_does_not_hang_on_rounding(
+    activation: Callable[[], nn.Module], neurons: int
+) -> None:
+    """Starts that differ in the last digit lead to one metric and one pseudo-inverse, saturated or not."""
+    risk = CanonicalRisk(NAMED["cross_entropy"](), torch.tensor([0.2, 0.5, 0.3]).double())
+    for seed in range(6):
+        torch.manual_seed(seed)
+        tail = nn.Sequential(activation(), nn.Linear(neurons, neurons), activation(), nn.Linear(neurons, 3))
+        start = torch.randn(neurons).double()
+        one, two = (bayes_action(risk, tail.double(), start * (1 + move)) for move in (0.0, 4e-16))
+        assert one.saturated == two.saturated
+        assert torch.allclose(one.curvature.matrix, two.curvature.matrix, rtol=0, atol=1e-9)
+        inverse = one.curvature.pseudo_inverse
+        assert (inverse - two.curvature.pseudo_inverse).norm() <= 1e-5 * inverse.norm()

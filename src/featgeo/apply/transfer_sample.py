@@ -19,9 +19,10 @@ from featgeo.apply.gather import check_features, outputs_of
 from featgeo.apply.transfer_axes import Axes, principal_axes
 from featgeo.apply.transfer_left_out import LeftOut, leave_one_out
 from featgeo.errors import FeatgeoError
-from featgeo.theory.bayes import OperatingPoint, bayes_action
+from featgeo.theory.bayes import bayes_action
 from featgeo.theory.linalg import thin_svd
 from featgeo.theory.losses import CanonicalLoss, Loss
+from featgeo.theory.point import OperatingPoint
 from featgeo.theory.risk import EmpiricalRisk, Risk, make_risk
 
 

@@ -20,8 +20,9 @@ from featgeo.network.select import kind_of
 from featgeo.network.sweep import Sweep
 from featgeo.network.taps import BYPASS, FrozenTail
 from featgeo.network.views import LayerReport, View
-from featgeo.theory.bayes import OperatingPoint, bayes_action
+from featgeo.theory.bayes import bayes_action
 from featgeo.theory.losses import Loss
+from featgeo.theory.point import OperatingPoint
 from featgeo.theory.risk import CanonicalRisk, Risk
 
 CUT_OFF = (

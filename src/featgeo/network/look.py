@@ -16,11 +16,11 @@ from featgeo.network.precision import standard_errors
 from featgeo.network.stand import Stand
 from featgeo.network.sweep import Sweep
 from featgeo.network.views import View
-from featgeo.theory.bayes import OperatingPoint
 from featgeo.theory.blocks import within_blocks
 from featgeo.theory.layer import LayerFit, average_tail, fit_layer
 from featgeo.theory.linalg import Whitener, thin_svd, whiten
 from featgeo.theory.noise import adjusted_gain, noise_floor
+from featgeo.theory.point import OperatingPoint
 from featgeo.theory.risk import Risk
 
 AXES = 32  # most principal axes of the outputs along which the loss's gradient is looked at

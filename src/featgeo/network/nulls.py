@@ -20,8 +20,8 @@ from featgeo.network.stand import Stand
 from featgeo.network.sweep import Sweep
 from featgeo.network.taps import Frame, Seen, reader, tapping
 from featgeo.network.views import LayerReport
-from featgeo.theory.bayes import OperatingPoint
 from featgeo.theory.linalg import psd_factor
+from featgeo.theory.point import OperatingPoint
 from featgeo.theory.risk import Risk
 
 SHUFFLES = 20

@@ -9,7 +9,7 @@ from featgeo.network.layers import Layer
 from featgeo.network.look import Outlook
 from featgeo.network.precision import standard_errors
 from featgeo.network.sweep import Sweep
-from featgeo.theory.bayes import OperatingPoint
+from featgeo.theory.point import OperatingPoint
 from featgeo.theory.risk import Risk
 
 HALF = 2  # checks after which the data have doubled

@@ -16,9 +16,10 @@ from featgeo.network.ends import Statistic
 from featgeo.network.look import still
 from featgeo.network.run import Runner, forward_batch
 from featgeo.network.sweep import Sweep
-from featgeo.theory.bayes import OperatingPoint, bayes_action
+from featgeo.theory.bayes import bayes_action
 from featgeo.theory.linalg import rank_tolerance
 from featgeo.theory.losses import CanonicalLoss, Loss
+from featgeo.theory.point import OperatingPoint
 from featgeo.theory.risk import CanonicalRisk, EmpiricalRisk, Risk, make_risk
 
 SUMS = 1e-3  # by which the sum of outputs may miss 1, that are called probabilities

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from featgeo.theory.linalg import ThinSVD, thin_svd
 from featgeo.theory.losses import CanonicalLoss
+from featgeo.theory.point import OperatingPoint
 from featgeo.theory.risk import CanonicalRisk, Risk, hessian_of
 
 Tail = Callable[[Tensor], Tensor]
@@ -30,75 +31,6 @@ SLOW = 1e-2  # lower the loss by this share of what it has lowered it by so far
 LEVEL = 1e-14  # a promised decrease below this fraction of the loss is lost in its rounding: converged
 NEWTON_WIDTH = 256  # widest layer for which the exact Hessian is formed
 FLAT = 1e-8  # slope without curvature above which there is no minimum yet, as beyond the knee of a Huber loss
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """A constant action and the second-order picture of the loss around it (float64).
-
-    Attributes:
-        action: c (n,).
-        output: g(c) (d,).
-        residual: E[∂loss/∂g] (d,) there; zero where the tail reaches the output's own Bayes action.
-        jacobian: ∂g/∂z (d, n) at c.
-        factor: R (r, n) with RᵀR = H, the Gauss-Newton metric.
-        curvature: thin SVD of R.
-        readout: thin SVD of the factor of the output's own metric at g(c), R before the tail.
-        loss: E[loss(g(c), Y)].
-        decrement: the further decrease of the loss that a Gauss-Newton step promises; about 0 at a minimum.
-        unreached: the decrease still promised if the output itself could move freely; about 0 where g reaches.
-        converged: whether the decrement fell below the tolerance.
-        steps: iterations used (0: closed form).
-        saturated: neurons whose derivative vanishes at c, where the theorem's assumption fails.
-        tolerance: relative decrease that is rounding in the precision of the tail.
-    """
-
-    action: Tensor
-    output: Tensor
-    residual: Tensor
-    jacobian: Tensor
-    factor: Tensor
-    curvature: ThinSVD
-    readout: ThinSVD
-    loss: float
-    decrement: float
-    unreached: float
-    converged: bool
-    steps: int
-    saturated: tuple[int, ...]
-    tolerance: float = 0.0
-
-    @property
-    def score_mean(self) -> Tensor:
-        """E[s(Y)] (n,): zero when the action is interior."""
-        return self.jacobian.T @ self.residual
-
-    @property
-    def reached(self) -> bool:
-        """Whether the tail reaches the output's own Bayes action, so that Gauss-Newton and Hessian agree."""
-        return self.unreached <= max(1e-8, self.tolerance) * max(1.0, abs(self.loss))
-
-    def notes(self, layer: str = "layer") -> list[str]:
-        """The assumptions that fail here, in words."""
-        notes = []
-        if self.saturated:
-            shown = ", ".join(map(str, self.saturated[:8])) + (" ..." if len(self.saturated) > 8 else "")
-            notes.append(
-                f"{layer}: the Bayes action runs to saturation in {len(self.saturated)} of {len(self.action)} "
-                f"neurons ({shown}); the activation's gradient vanishes there and the theorem does not apply to them."
-            )
-        if not self.converged:
-            more = f" (a further decrease of {self.decrement:.1e} is promised)"
-            promised = more if math.isfinite(self.decrement) else ""
-            notes.append(
-                f"{layer}: the Bayes action did not converge in {self.steps} steps{promised}; it may lie at infinity."
-            )
-        if not self.reached and not self.saturated and math.isfinite(self.unreached):
-            notes.append(
-                f"{layer}: the tail cannot reach the output's Bayes action (it is {self.unreached:.1e} above); "
-                "Gauss-Newton metric and exact Hessian may differ here."
-            )
-        return notes
 
 
 def jacobian_of(tail: Tail, point: Tensor, width: int | None = None) -> tuple[Tensor, Tensor]:
@@ -205,6 +137,21 @@ def _damped(
     return place, steps
 
 
+def _polished(risk: Risk, tail: Tail, place: _Place) -> _Place:
+    """Gauss-Newton steps of least length where the loss is level to rounding: their gradients still tell.
+
+    Differences of the loss place its minimum to half of the digits only, and what follows from it no better.
+    """
+    while True:
+        svd = thin_svd(risk.factor(place.output) @ place.jacobian)
+        slope = svd.right.T @ (place.jacobian.T @ risk.gradient(place.output))
+        there = _Place.at(tail, place.action - svd.right @ (slope / svd.values.square()), len(place.output))
+        left = svd.right.T @ (there.jacobian.T @ risk.gradient(there.output))
+        if not (left / svd.values).norm() < (slope / svd.values).norm() / 2:
+            return place
+        place = there
+
+
 def _newton(risk: Risk, tail: Tail, start: _Place, steps: int) -> tuple[_Place, int]:
     """Newton steps with the exact Hessian, its eigenvalues taken in absolute value, halved until the loss falls."""
 
@@ -235,11 +182,24 @@ def _newton(risk: Risk, tail: Tail, start: _Place, steps: int) -> tuple[_Place, 
     return place, steps
 
 
-def _saturated(place: _Place, probes: list[_Place]) -> tuple[int, ...]:
-    """Neurons whose derivative at the action is a vanishing fraction of what it is at some probe."""
+def _judged(
+    risk: Risk, point: OperatingPoint, probes: list[_Place], precision: torch.dtype
+) -> OperatingPoint:
+    """The point with the neurons named whose derivative is a vanishing fraction of what it is at some probe.
+
+    Those whose derivative has lost half of its digits are left out of its Jacobian: where a search that runs to
+    saturation ends is chance, and so would be what is made of them.
+    """
     reference = torch.stack([probe.jacobian.norm(dim=0) for probe in probes]).amax(0)
-    vanished = (place.jacobian.norm(dim=0) < SATURATED * reference) & (reference > 0)
-    return tuple(int(i) for i in vanished.nonzero()[:, 0])
+    size = point.jacobian.norm(dim=0)
+    saturated = ((size < SATURATED * reference) & (reference > 0)).nonzero()[:, 0]
+    point = replace(point, saturated=tuple(saturated.tolist()))
+    lost = size < torch.finfo(precision).eps ** 0.5 * reference
+    if not point.jacobian[:, lost].any():
+        return point
+    jacobian = point.jacobian.masked_fill(lost, 0.0)
+    factor = risk.factor(point.output) @ jacobian
+    return replace(point, jacobian=jacobian, factor=factor, curvature=thin_svd(factor))
 
 
 def bayes_action(
@@ -274,6 +234,9 @@ def bayes_action(
     origin = _Place.at(through, start.to(torch.float64))
     place, steps = _damped(risk, through, origin, tolerance, hasty=precision != torch.float64)
     point = _describe(risk, place, tolerance, steps)
+    if precision == torch.float64 and point.reached:
+        place = _polished(risk, through, place)
+        point = _describe(risk, place, tolerance, steps)
     exact = precision == torch.float64 and len(place.action) <= NEWTON_WIDTH
     if exact and not (point.converged and point.reached):
         place, steps = _newton(risk, through, place, steps)
@@ -284,7 +247,7 @@ def bayes_action(
         return point
     others = [torch.zeros_like(origin.action), *(probes or [])]
     usual = [origin, *(_Place.at(tail, other, len(place.output)) for other in others)]
-    return replace(point, saturated=_saturated(place, usual))
+    return _judged(risk, point, usual, precision)
 
 
 def _identity(z: Tensor) -> Tensor:

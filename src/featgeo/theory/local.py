@@ -19,11 +19,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from featgeo.errors import FeatgeoError
-from featgeo.theory.bayes import OperatingPoint, Tail, bayes_action
+from featgeo.theory.bayes import Tail, bayes_action
 from featgeo.theory.joint import as_float64, dependence
 from featgeo.theory.layer import optimal_weight
 from featgeo.theory.linalg import ThinSVD, thin_svd
 from featgeo.theory.losses import Loss
+from featgeo.theory.point import OperatingPoint
 from featgeo.theory.risk import Risk, conditional_risks, output_scores
 
 

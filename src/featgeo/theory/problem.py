@@ -11,12 +11,13 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from featgeo.errors import FeatgeoError, FeatgeoWarning
-from featgeo.theory.bayes import OperatingPoint, Tail, bayes_action
+from featgeo.theory.bayes import Tail, bayes_action
 from featgeo.theory.joint import as_float64, joint_notes, read_joint
 from featgeo.theory.linalg import psd_factor, thin_svd
 from featgeo.theory.local import LocalProblem
 from featgeo.theory.losses import CanonicalLoss, Loss
 from featgeo.theory.named import LossLike, resolve_loss
+from featgeo.theory.point import OperatingPoint
 from featgeo.theory.risk import conditional_risks, hessian_of, make_risk, output_scores
 
 TARGETS = ("first_order", "exact")
