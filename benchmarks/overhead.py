@@ -7,13 +7,15 @@ targets, cross-moments, checks, solves, both operating points. Per network it pr
 - what bypassed layers cost apart: their frozen passes as multiples of a forward pass over the subset, per layer;
 - peak memory of a process that analyses four batches, beyond that of one that only runs the model on them and beyond
   that of the bare loop, in multiples of the stored moments (each has analysed three numbers before, so that what is
-  loaded on first use, about 20 MiB, is not counted);
+  loaded on first use, about 20 MiB, is not counted; and glibc returns what is freed from 256 KiB on, since how much
+  of a forward pass's activations its heap would keep is chance: 30 to 70 MiB for the encoder);
 and for the first network the peak at two sizes of the data.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -126,7 +128,10 @@ def peak(key: str, job: str) -> float:
         f"case = CASES[{key!r}]; model, batches = case.model(), case.batches(4 * BATCH); {job};"
         "print(int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1024)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    returning = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**18)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=returning
+    )
     return float(done.stdout)
 
 
