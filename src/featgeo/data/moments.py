@@ -153,9 +153,10 @@ class MomentStream:
         shift = self._block.shift
         return torch.sub(x, shift, out=self.rows.room(x)) if here else x - shift, shift
 
-    def wait(self, centred: Tensor) -> None:
-        """Let one batch wait that :meth:`centre` has centred."""
-        self._check(centred)
+    def wait(self, centred: Tensor, sizes: list[int] | None = None) -> None:
+        """Let one batch wait that :meth:`centre` has centred, or several of so many rows."""
+        for batch in centred.split(sizes) if sizes else (centred,):
+            self._check(batch)
         self.rows.put(centred)
 
     def count(self, companion: Companion) -> None:

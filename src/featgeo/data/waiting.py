@@ -11,8 +11,8 @@ ROWS = 1024  # most of one product
 
 
 def rows_at_once(widths: Sequence[int]) -> int:
-    """How many rows of features so wide may wait: in float32 they take at most 3/4 of the memory of their moments."""
-    return min(ROWS, 3 * sum(width**2 for width in widths) // max(1, 2 * sum(widths)))
+    """How many rows of features so wide may wait: in float32 they take at most the memory of their moments."""
+    return min(ROWS, 2 * sum(width**2 for width in widths) // max(1, sum(widths)))
 
 
 class Rows:
@@ -34,6 +34,7 @@ class Rows:
     ) -> None:
         self.limit, self.count = limit, 0
         self._memory = torch.empty(limit, width, dtype=dtype, device=device)
+        self._room: Tensor | None = None  # where the next rows may have been written
 
     @property
     def all(self) -> Tensor:
@@ -42,19 +43,21 @@ class Rows:
 
     def room(self, x: Tensor) -> Tensor:
         """Memory for rows like these (m, k), behind the others."""
-        stop, memory = self.count + len(x), self._memory
+        stop, memory = self.count + x.shape[0], self._memory
         if memory.dtype != x.dtype or memory.shape[1] != x.shape[1] or stop > len(memory):
             self._memory = x.new_empty(max(self.limit, stop), x.shape[1])
             if self.count:
                 self._memory[: self.count] = memory[: self.count]
-        return self._memory[self.count : stop]
+        self._room = self._memory[self.count : stop]
+        return self._room
 
     def put(self, rows: Tensor) -> None:
         """Add rows: those that were written to :meth:`room`, or others."""
-        room = self.room(rows)
-        if rows.data_ptr() != room.data_ptr():
-            room.copy_(rows)
-        self.count += len(rows)
+        room, self._room = self._room, None
+        if room is None or room.shape != rows.shape or rows.data_ptr() != room.data_ptr():
+            self.room(rows).copy_(rows)
+            self._room = None
+        self.count += rows.shape[0]
 
     def clear(self) -> None:
         """Begin again."""

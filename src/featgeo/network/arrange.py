@@ -41,7 +41,7 @@ class Arrangement:
         ndim = len(layer.kernel_size) + 2 if isinstance(layer, SPATIAL) else 2
         if x.ndim < ndim or x.ndim <= self.axis + (not self.merged):
             return False
-        rows = len(self.first(x))
+        rows = self.first(x).shape[0]
         return rows % samples == 0 if self.merged else rows == samples
 
     def split(self, rows: Tensor, samples: int) -> Tensor:
@@ -82,7 +82,7 @@ def sample_rows(
         return feature_rows(layer, x, output), output[0, 0].numel()
     if keep is not None and x.ndim == 3 and x.shape[1] == keep.shape[1]:
         return feature_rows(layer, x, keep=keep.to(x.device)), keep.sum(1).to(x.device)
-    return feature_rows(layer, x), x[0].numel() // x.shape[-1]
+    return feature_rows(layer, x), x.shape[1:-1].numel()
 
 
 def all_rows(layer: Layer, lie: Arrangement, x: Tensor, output: Tensor, samples: int) -> Tensor:

@@ -76,10 +76,9 @@ class Ends:
         if isinstance(self.loss, CanonicalLoss):
             self.sums[1] += self.loss.base(checked).sum()
         both = torch.cat([outputs, self.statistic(checked, width).to(outputs)], dim=1)
-        side, shift = self.pair.centre(both)
+        side, shift = self.pair.centre(both, here=True)
         companion = Companion.of(side, shift)
-        for rows in side.split(self.sizes):
-            self.pair.wait(rows)
+        self.pair.wait(side, self.sizes)
         if len(self._extents) == BLOCK:
             self.judge()
         for waiting in (self.sizes, self._outputs, self._targets):

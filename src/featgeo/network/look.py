@@ -243,8 +243,8 @@ def locality(outlook: Outlook, stand: Stand, seen: Tensor) -> float:
     tail = (seen * actual).sum() / (seen.norm() * spread)
     if not seen.norm() * spread > 0:
         return float(spread == seen.norm())  # a constant network is linear; else one of the two sees nothing
-    axes = outlook.whitener.root @ thin_svd(seen).right[:, :AXES]
-    steps = math.sqrt(3) * (stand.jacobian @ (outlook.weight @ axes)).T
+    axes = thin_svd(seen).right[:, :AXES].T @ outlook.whitener.root.T  # rows: the root's columns lie together
+    steps = math.sqrt(3) * (axes @ outlook.weight.T @ stand.jacobian.T)
     steps = torch.cat([steps, -steps])
     metric = stand.readout
     change = torch.stack([outlook.risk.gradient(stand.output + step) for step in steps])

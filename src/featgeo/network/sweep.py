@@ -137,7 +137,8 @@ class Pass:
 
     def _receive(self, name: str, rows: Tensor, positions: Tensor | int) -> None:
         calls = self._calls.setdefault(name, [])
-        centred = self.streams[name].centre(rows.flatten(0, -2), here=not calls)[0].reshape(rows.shape)
+        flat = rows if rows.ndim == 2 else rows.flatten(0, -2)
+        centred = self.streams[name].centre(flat, here=not calls)[0].reshape(rows.shape)
         calls.append((centred, positions))
         whole = isinstance(positions, int) and positions == 1 and len(calls) == 1
         self.seen[name].averaged |= not (whole and not self.frame.expand)
@@ -153,7 +154,7 @@ class Pass:
         self.batches += 1
         targets, kept = layout.labelled(made, targets)
         outputs = made if kept is None else made[kept.to(made.device)]
-        some = len(outputs) > 0
+        samples, some = made.shape[0], outputs.shape[0] > 0
         if some:
             self.ends.wait(outputs, targets)
         # as called, so that the first layer with NaN is the one named
@@ -161,12 +162,13 @@ class Pass:
         for name in self.order:
             calls = self._calls.pop(name, None)  # let go of as soon as they wait
             rows = over_calls(calls, self.frame.expand) if calls else made[:0]
-            own = layout.repeated and len(rows) and len(rows) % len(made) == 0
-            fits = self.seen[name].close(len(rows), len(rows) if own else len(made), made, run.rows)
+            count = rows.shape[0]
+            own = layout.repeated and count and count % samples == 0
+            fits = self.seen[name].close(count, count if own else samples, made, run.rows)
             if fits and some:
-                self.streams[name].wait(counted(rows, len(made), kept))
-                self._times.setdefault(name, []).append(len(rows) // len(made))
-        self.samples += len(outputs)
+                self.streams[name].wait(counted(rows, samples, kept))
+                self._times.setdefault(name, []).append(count // samples)
+        self.samples += outputs.shape[0]
         if (
             some
             and sum(map(sample_count, self.probe)) < PROBES

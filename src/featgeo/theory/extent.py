@@ -9,14 +9,16 @@ from featgeo.errors import FeatgeoError
 
 
 def extent(targets: Tensor) -> Tensor:
-    """Smallest and largest entry of arranged targets, and how far a row's sum is from 1: (3,), on their device.
+    """Smallest and largest entry of arranged targets, and how far a row's sum is from 1 (0 for labels): (3,).
 
     All that has to be known of the values: where targets are on an accelerator, they can be judged much later.
     """
     if not targets.numel():
         return torch.zeros(3, dtype=torch.float64, device=targets.device)
     rows = targets.reshape(len(targets), -1).to(torch.float64)
-    return torch.stack([rows.min(), rows.max(), (rows.sum(1) - 1).abs().max()])
+    low, high = rows.aminmax()
+    off = (rows.sum(1) - 1).abs().max() if targets.is_floating_point() else torch.zeros_like(low)
+    return torch.stack([low, high, off])
 
 
 def real_targets(targets: Tensor, width: int, name: str) -> Tensor:
