@@ -9,7 +9,7 @@ from torch import Tensor
 
 from featgeo.data.moments import Moments
 from featgeo.theory.layer import optimal_weight, whitened_modes
-from featgeo.theory.linalg import eigen, psd_factor, rank_tolerance, solve_ridge, thin_svd, whiten
+from featgeo.theory.linalg import cholesky, eigen, psd_factor, rank_tolerance, solve_ridge, thin_svd, whiten
 from featgeo.theory.losses import CrossEntropy
 
 
@@ -230,3 +230,14 @@ def test_a_spread_that_precision_cannot_hold_is_none() -> None:
     assert whiten(covariance, torch.float32).rank == 3
     found = whiten(covariance, torch.float32, mean)
     assert (found.rank, (found.scale > 0).tolist()) == (2, [True, False, False, True])
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 256])
+def test_cholesky_factor_of_aligned_sizes(size: int) -> None:
+    root = torch.randn(size, size + 3, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
+    matrix = root @ root.T
+    lower = cholesky(matrix)
+    assert lower is not None
+    assert torch.equal(lower, lower.tril())
+    torch.testing.assert_close(lower @ lower.T, matrix)
+    assert cholesky(matrix - 2 * matrix.diagonal().max() * torch.eye(size, dtype=torch.float64)) is None

@@ -112,15 +112,17 @@ class Keeper:
         else:
             self.stride *= 2
         parts, self._parts, start = self._parts, [], 0
+        stay: list[int] = []
         for batch, size in parts:
-            stay = slice(start, start + size, 2 if halve else 1)
-            start += size
             if halve or batch % self.stride == 0:
-                held, count = self.held, len(range(stay.start, stay.stop, stay.step))
-                assert self._companion is not None
-                for memory in (self._companion, *self._rows.values()):
-                    memory[held : held + count] = memory[stay].clone()  # the two may overlap
-                self._parts.append((batch, count))
+                rows = range(start, start + size, 2 if halve else 1)
+                self._parts.append((batch, len(rows)))
+                stay.extend(rows)
+            start += size
+        assert self._companion is not None
+        index = torch.tensor(stay, device=self._companion.device)
+        for memory in (self._companion, *self._rows.values()):
+            memory[: len(stay)] = memory[index]
 
     def result(self) -> Sample:
         """What is kept, of the streams that had a row for every sample kept."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from featgeo.theory.linalg import ThinSVD, Whitener, cholesky_solve, solve_ridge, whiten
+from featgeo.theory.linalg import ThinSVD, Whitener, cholesky, cholesky_solve, solve_ridge, whiten
 
 UNSEEN = 2e-6  # variance of z, relative to its largest, about which a direction is told from none (float32's rank rule)
 REFINEMENTS = (
@@ -237,7 +237,9 @@ def _damped_root(gram: Tensor) -> Tensor:
     ridge = max(UNSEEN * torch.linalg.norm(gram).item(), torch.finfo(gram.dtype).tiny)
     damped = gram.clone()
     damped.diagonal().add_(ridge)
-    return torch.linalg.cholesky(damped)
+    lower = cholesky(damped)
+    assert lower is not None, "a Gram matrix with a ridge above its rounding is positive definite"
+    return lower
 
 
 def _regress(cross: Tensor, gram: Tensor, root: Tensor) -> Tensor:
