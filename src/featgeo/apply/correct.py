@@ -95,11 +95,19 @@ def spread_of(moments: Moments) -> Tensor:
     return spread.clamp_min(RARE * spread.mean().item())
 
 
-def leant(weight: Tensor, moments: Moments, share: float, precision: torch.dtype) -> tuple[Whitener, Tensor]:
-    """Features made white, and Cov(z, f') on them (n, r), both leaning on the old weights (n, k)."""
-    lean = share * spread_of(moments)
-    whitener = whiten(moments.covariance + lean.diag(), precision, moments.mean)
-    return whitener, whitener.white(moments.cross_covariance + weight * lean)
+def leant(
+    weight: Tensor, moments: Moments, share: float, precision: torch.dtype, centred: bool = True
+) -> tuple[Whitener, Tensor]:
+    """Features made white, and Cov(z, f') on them (n, r), both leaning on the old weights (n, k).
+
+    Not centred, these are second moments about the origin.
+    """
+    lean, mean = share * spread_of(moments), moments.mean
+    covariance, cross = moments.covariance, moments.cross_covariance
+    if not centred:
+        covariance, cross = covariance + mean.outer(mean), cross + moments.companion.outer(mean)
+    whitener = whiten(covariance + lean.diag(), precision, mean if centred else None)
+    return whitener, whitener.white(cross + weight * lean)
 
 
 def leaning(weight: Tensor, halves: Halves, precision: torch.dtype, metric: Metric | None) -> float:
@@ -137,14 +145,9 @@ def regression(layer: Dense, halves: Halves, precision: torch.dtype) -> tuple[Te
     """Weight and bias of the same regression at full rank; through the origin where the layer has no bias."""
     weight, _ = weight_matrix(layer)
     moments = whole_of(halves)
-    covariance, cross = moments.covariance, moments.cross_covariance
-    lean = leaning(weight, halves, precision, None) * spread_of(moments)
-    mean: Tensor | None = moments.mean
-    if layer.bias is None:
-        covariance = covariance + moments.mean.outer(moments.mean)
-        cross, mean = cross + moments.companion.outer(moments.mean), None
-    whitener = whiten(covariance + lean.diag(), precision, mean)
-    fitted = whitener.back(whitener.white(cross + weight * lean))
+    share = leaning(weight, halves, precision, None)
+    whitener, cross = leant(weight, moments, share, precision, layer.bias is not None)
+    fitted = whitener.back(cross)
     return fitted, moments.companion - fitted @ moments.mean
 
 

@@ -13,6 +13,7 @@ from featgeo.theory.influence import Rows, influence, standard_error
 from featgeo.theory.layer import LayerFit
 from featgeo.theory.linalg import solve_ridge
 from featgeo.theory.risk import CanonicalRisk
+from featgeo.theory.variance import metric_slope
 
 if TYPE_CHECKING:
     from featgeo.network.look import Outlook
@@ -47,7 +48,7 @@ def standard_errors(outlook: Outlook, stand: Stand, fit: LayerFit) -> Errors:
         pulled = (
             readout.right @ ((readout.left.T @ part) / readout.values[:, None]) for part in (left, right)
         )
-        return readout.dual(risk.metric_slope(stand.output, *pulled)[:, None])[:, 0]
+        return readout.dual(metric_slope(risk.loss, stand.output, *pulled)[:, None])[:, 0]
 
     side, width = outlook.sample.companion.to(torch.float64) - outlook.pair.mean, len(stand.output)
     rows = Rows(

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from featgeo.errors import FeatgeoError
 from featgeo.theory.extent import extent, real_targets
-from featgeo.theory.slope import metric_slope, softmax_slope
 from featgeo.theory.softmax import cross_entropy, softmax
 
 FLOOR = 1e-154  # of means that are zero: its square is still a number, and arithmetic with it is not slow
@@ -68,10 +67,6 @@ class CanonicalLoss(Loss):
     @abstractmethod
     def factor(self, output: Tensor) -> Tensor:
         """R (d, d) with RᵀR = ∇²A(z), at one z (d,)."""
-
-    def metric_slope(self, output: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """∂ tr(leftᵀ ∇²A(z) right)/∂z (d,) at one z (d,), for left and right (d, r)."""
-        return metric_slope(self.mean, output, left, right)
 
     @abstractmethod
     def action(self, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,10 +153,6 @@ class CrossEntropy(CanonicalLoss):
         """diag(√p)(I - 1pᵀ): with this factor B is the canonical dependence matrix itself."""
         p = output.softmax(-1)
         return p.sqrt()[:, None] * (torch.eye(len(p)).to(p) - p)
-
-    def metric_slope(self, output: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """In closed form."""
-        return softmax_slope(output, left, right)
 
     def action(self, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Log P_Y; an absent class gets a finite floor."""

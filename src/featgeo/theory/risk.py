@@ -59,10 +59,6 @@ class CanonicalRisk(Risk):
         """The loss's own factor of ∇²A(g)."""
         return self.loss.factor(output)
 
-    def metric_slope(self, output: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """∂ tr(leftᵀ ∇²A(g) right)/∂g (d,) at one output (d,), for left and right (d, r)."""
-        return self.loss.metric_slope(output, left, right)
-
 
 @dataclass(frozen=True)
 class EmpiricalRisk(Risk):
