@@ -76,3 +76,49 @@ def test_a_head_without_a_bias_stays_without():
 def test_bad_models_get_a_clear_error(model, options, message):
     with pytest.raises(FeatgeoError, match=message):
         fg.solve_head(model, **{"targets": LOADER, **options})
+
+
+class Tagger(nn.Module):
+    """A label per position: of tokens by a linear layer, of pixels by a convolution."""
+
+    def __init__(self, kind):
+        super().__init__()
+        torch.manual_seed(0)
+        self.kind = kind
+        self.body, self.head = (
+            (nn.Linear(4, 6), nn.Linear(6, 3))
+            if kind == "tokens"
+            else (nn.Conv2d(4, 6, 1), nn.Conv2d(6, 3, 3 if kind == "patches" else 1, padding="same"))
+        )
+
+    def forward(self, x):
+        return self.head(self.body(x).tanh())
+
+
+@pytest.mark.parametrize("kind", ["tokens", "pixels", "patches"])
+def test_the_head_of_a_label_per_position_is_that_of_its_rows(kind):
+    model = Tagger(kind).double()
+    x = torch.randn(30, 5, 4).double() if kind == "tokens" else torch.randn(30, 4, 5, 5).double()
+    seen = x if kind == "tokens" else x.movedim(1, -1)
+    y = (seen[..., 1] > 0).long() + (seen[..., 0] > 1).long()
+    y.view(-1)[::7] = -100
+    head = fg.solve_head(model, [(x[:20], y[:20]), (x[20:], y[20:])], refine="exact", weight_decay=1e-2)
+    weight, bias = (part.detach().clone().requires_grad_() for part in (model.head.weight, model.head.bias))
+    optimiser = torch.optim.LBFGS(
+        [weight, bias], max_iter=300, tolerance_grad=1e-10, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def closure():
+        optimiser.zero_grad()
+        state = {"head.weight": weight, "head.bias": bias}
+        out = torch.func.functional_call(model, state, (x,))
+        out = out.transpose(1, 2) if kind == "tokens" else out
+        loss = nn.functional.cross_entropy(out, y) + 0.5e-2 * weight.square().sum()
+        loss.backward(inputs=[weight, bias])
+        return loss
+
+    optimiser.step(closure)
+    assert abs(head.objective - closure().item()) < 1e-9
+    torch.testing.assert_close(head.weight, weight.detach().flatten(1), atol=1e-5, rtol=1e-4)
+    fg.init_head_(model, (x, y), weight_decay=1e-2, refine="exact")
+    torch.testing.assert_close(model.head.weight, weight.detach(), atol=1e-5, rtol=1e-4)

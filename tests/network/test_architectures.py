@@ -320,8 +320,90 @@ def test_the_outputs_at_all_positions_of_a_sample_taken_together(kind: str) -> N
     assert not report["1"].is_output
     assert report["1"].status == "analysed"
     if kind == "transposed":
-        with pytest.raises(fg.FeatgeoError, match=r"those that have targets; positions='reduce' takes those"):
-            quiet(model, (x, x), "mse")  # of sequences the last dimension is taken for the channels
+        report = quiet(model, (x, x), "mse")  # the channels of a convolution's output are in dimension 1
+        assert report.outputs == 4
+        assert report["1"].is_output
+
+
+@pytest.mark.parametrize(("length", "loss"), [(7, "mse"), (2, "mse"), (7, "bce"), (7, "cross_entropy")])
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_last_layer_says_where_the_channels_of_sequences_are(
+    length: int, loss: str, turned: bool
+) -> None:
+    """A convolution puts them first, as torch's losses take classes; a linear layer, or one turned after it, last."""
+    torch.manual_seed(0)
+    x = torch.randn(60, 4, length, dtype=torch.float64)
+    y = torch.randn(60, 2, length, dtype=torch.float64).sigmoid()
+    y = y / y.sum(1, keepdim=True)
+    conv = nn.Sequential(nn.Conv1d(4, 5, 1), nn.Tanh(), nn.Conv1d(5, 2, 1)).double()
+    plain = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+    for own, other in ((conv[0], plain[0]), (conv[2], plain[2])):
+        other.load_state_dict({"weight": own.weight[:, :, 0], "bias": own.bias})
+    wanted = quiet(plain, (x.transpose(1, 2), y.transpose(1, 2)), loss)
+    assert wanted.samples == 60 * length
+    if turned and length != 2:
+        found = quiet(conv, (x, y.transpose(1, 2)), loss, forward=lambda model, z: model(z).transpose(1, 2))
+    else:
+        found = quiet(conv, (x, y), loss)
+    close(found, wanted)
+
+
+class Graph(nn.Module):
+    """Two graph convolutions over the edges of one graph: what a node puts out depends on its neighbours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 5), nn.Linear(5, CLASSES)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        def gather(h: Tensor) -> Tensor:
+            degree = torch.bincount(edges[0], minlength=len(h))[:, None]
+            return torch.zeros_like(h).index_add_(0, edges[0], h[edges[1]]) / degree
+
+        return self.last(gather(self.first(gather(x)).tanh()))  # type: ignore[no-any-return]
+
+
+def test_the_nodes_of_one_graph_are_positions_of_one_sample() -> None:
+    torch.manual_seed(0)
+    model, x, y = Graph().double(), torch.randn(150, 4).double(), torch.randint(0, CLASSES, (150,))
+    ring = torch.arange(150)
+    edges = torch.cat([torch.stack([ring, (ring + shift) % 150]) for shift in (0, 1, 5)], 1)
+    with pytest.raises(fg.FeatgeoError, match=r"one sample with its nodes as positions.*forward=lambda"):
+        quiet(model, [((x, edges), y)])
+    y[100:] = -100  # nodes without a label
+    report = quiet(model, (x[None], y[None]), forward=lambda model, inputs: model(inputs[0], edges)[None])
+    assert report.samples == 100
+    assert any("independent, which they are not" in text for text in report.warnings)
+    with torch.no_grad():
+        logits = model(x, edges)[:100]
+    assert report.loss_value == pytest.approx(F.cross_entropy(logits, y[:100]).item(), rel=1e-9)
+    assert report["last"].is_output
+    assert "average" in report["first"].views
+    assert "one sample only" in report["first"].reason
+
+
+def test_an_encoder_decoder_says_what_it_lacks() -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=12, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0,
+        pad_token_id=0,
+    )  # fmt: skip
+    model, read, labels = (
+        T5ForConditionalGeneration(config), torch.randint(1, 12, (40, 5)), torch.randint(1, 12, (40, 3)),
+    )  # fmt: skip
+    batch = {"input_ids": read, "labels": labels}
+    for call in (quiet, fg.solve_head):
+        with pytest.raises(
+            fg.FeatgeoError, match=r"no decoder_input_ids.*prepare_decoder_input_ids_from_labels.*forward="
+        ):
+            call(model, [batch])
+    whole = quiet(
+        model, [{**batch, "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels)}]
+    )
+    assert whole.samples == 120
+    assert whole["lm_head"].is_output
 
 
 class Pooled(nn.Module):

@@ -29,7 +29,8 @@ LOST = "gain is lost along depth"
 STEP = "a step towards W* does not do what is predicted"
 UNFELT = "what its output has in common changes nothing"
 PROMISED = "more gain is promised than there is loss"
-TITLES = {UNFELT, NOISE, FAR, PROMISED, STEP, HEAD, SATURATED, RANK, WIDE, DEAD, LOST}
+FEW = "too few samples to tell"
+TITLES = {FEW, UNFELT, NOISE, FAR, PROMISED, STEP, HEAD, SATURATED, RANK, WIDE, DEAD, LOST}
 PENALTY = 1e-3  # of training: without one hidden layers leave the local region of the Bayes action
 PAGE = Path(__file__).parents[2] / "docs" / "findings.md"
 
@@ -245,6 +246,51 @@ def test_dead_neurons() -> None:
     assert "1 of the 5 features" in finding.detail
     assert "(1)" in finding.detail
     assert carried_out(finding, model, (x, y)).model is not None
+
+
+@pytest.mark.parametrize("samples", [3, 99, 100])
+def test_few_samples_are_no_evidence(samples: int) -> None:
+    """What would be said of dead neurons on too few samples is said to be so, and no more."""
+    model, x, y = weak(width=5)
+    with torch.no_grad():
+        model[0].weight[1] = 0
+    report = seen(model, x[:samples], y[:samples])
+    dead = [finding for finding in report.findings if "dead" in finding.title + finding.detail]
+    if samples < findings.EVIDENCE:
+        assert all(finding.severity == "doubt" for finding in report.findings)
+        assert [(finding.layer, finding.title, finding.value) for finding in dead] == [("2", FEW, samples)]
+    else:
+        assert ("2", DEAD) in titles(report)
+        assert FEW not in {title for _, title in titles(report)}
+
+
+def test_calls_that_want_one_label_per_sample_are_not_named_for_positions() -> None:
+    """A hidden layer wider than needed and dead neurons in it, with one label per sample and with one per position."""
+    model, x, y = weak(width=9)
+    with torch.no_grad():
+        model[0].weight[1] = 0
+        model[2].weight *= 0.3
+    one, each = (
+        seen(model, *part, weight_decay=0.0) for part in ((x, y), (x.view(500, 4, 6), y.view(500, 4, 4)))
+    )
+    assert titles(one) == titles(each)
+    assert {HEAD, DEAD, WIDE} <= {title for _, title in titles(each)}
+    calls = {finding.title: finding.call for finding in each.findings}
+    assert calls[DEAD] == calls[WIDE] == ""
+    assert all("fg." in finding.call for finding in one.findings)
+    (head,) = (finding for finding in each.findings if finding.title == HEAD)
+    solved = carried_out(head, model, (x.view(500, 4, 6), y.view(500, 4, 4)))
+    assert solved.objective < each.loss_value
+    assert not fg.Report.from_dict(one.to_dict()).positions
+    assert fg.Report.from_dict(each.to_dict()).positions
+
+
+def test_a_rank_that_the_number_of_samples_sets_is_no_finding() -> None:
+    torch.manual_seed(0)
+    x, y = blobs(0, count=120, width=200)
+    report = quiet(mlp(200, 5, 4, dtype=torch.float64), (x, y))
+    assert report["0"].feature_rank == 119
+    assert ("0", RANK) not in titles(report)
 
 
 def test_pixels_that_never_vary_are_no_dead_neurons() -> None:

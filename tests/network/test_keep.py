@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -180,3 +180,42 @@ def test_home_of_a_model() -> None:
     assert home_of(nn.Linear(2, 2).double()) == (torch.device("cpu"), torch.float64)
     assert home_of(nn.BatchNorm1d(2, affine=False).half()) == (torch.device("cpu"), torch.float16)
     assert home_of(nn.Tanh()) == (torch.device("cpu"), torch.get_default_dtype())
+
+
+class Board(nn.Module):
+    """Writes its outputs into a buffer of its own, counts its calls in another, and puts a third in its place."""
+
+    def __init__(self, own: bool) -> None:
+        super().__init__()
+        self.first, self.beside, self.last = nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(4, 3)
+        self.own = own
+        for name, shape in (("board", (200, 3)), ("count", ()), ("latest", (4,))):
+            self.register_buffer(name, torch.zeros(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.last(self.first(x).tanh() + self.beside(x))
+        if not self.own:
+            return made  # type: ignore[no-any-return]
+        self.count += 1
+        self.latest = x[0, :4].clone()
+        self.board[: len(x)] = made
+        return self.board[: len(x)]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("at", ["average", "bayes"])
+def test_a_model_may_put_its_outputs_into_a_buffer_of_its_own(at: Literal["average", "bayes"]) -> None:
+    """Passes that are compared do not share memory, and the buffers are as they were."""
+    torch.manual_seed(0)
+    model, plain = Board(True), Board(False)
+    plain.load_state_dict(model.state_dict())
+    x, y = torch.randn(150, 6), torch.randint(0, 3, (150,))
+    before = snapshot(model)
+    report = quiet(model, (x, y), at=at, steps=True, batch_size=60)
+    assert_same(before, snapshot(model))
+    wanted = quiet(plain, (x, y), at=at, steps=True, batch_size=60)
+    assert report["first"].status == "bypassed"
+    for layer in wanted:
+        assert layer.views.keys() == report[layer.name].views.keys()
+        for point, view in layer.views.items():
+            found = report[layer.name].view(point)
+            assert (found.alignment, found.locality, found.step) == (view.alignment, view.locality, view.step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 
 import numpy as np
@@ -314,9 +314,53 @@ def test_layers_to_which_no_gradient_flows_back(beside: bool, frozen: bool) -> N
     torch.manual_seed(0)
     model = Detached(beside).requires_grad_(not frozen)
     report = quiet(model, float_blobs(), at="bayes", steps=True)
-    assert any("no gradient flows back to it" in text for text in report["first"].warnings)
+    (told,) = (text for text in report["first"].warnings if "no gradient comes back to it" in text)
+    assert "torch.no_grad() or calls detach()" in told
+    assert "take that away" in told
     average = report["first"].view("average")
     assert -1 <= average.alignment <= 1
     assert average.gain_available > 0
     assert report["head"].is_output
     report.summary()
+
+
+class Beacon(nn.Module):
+    """A layer that reads a constant of so many rows, whatever the sample."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.first, self.fixed, self.last = nn.Linear(6, 4), nn.Linear(5, 4), nn.Linear(4, 2)
+        self.register_buffer("constant", torch.randn(rows, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((self.first(x) + self.fixed(self.constant).mean(0)).tanh())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 4])
+def test_a_layer_that_reads_a_constant_is_found_from_one_sample_on(samples: int) -> None:
+    """As many rows as there are samples in a batch: counting them does not tell."""
+    torch.manual_seed(0)
+    x, y = torch.randn(12, 6), torch.randn(12, 2)
+    report = quiet(Beacon(samples), (x, y), "mse", batch_size=samples)
+    assert report["fixed"].reason == "its input has not one row per sample"
+    assert report["first"].status == "analysed"
+
+
+@pytest.mark.parametrize("call", [fg.analyze, fg.solve_head, fg.rank_layers, fg.suggest_widths])
+def test_weights_without_values_are_named(call: Callable[..., object]) -> None:
+    with torch.device("meta"):
+        model = mlp(6, 5, 4)
+    with pytest.raises(fg.FeatgeoError, match=r"model: found '0.weight' on the meta device.*load_state_dict"):
+        call(model, float_blobs())
+    with pytest.raises(fg.FeatgeoError, match="on the meta device"):
+        fg.compress(model, float_blobs(), budget=0.5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*quantize:UserWarning")
+def test_quantised_layers_say_what_to_pass() -> None:
+    model = torch.ao.quantization.quantize_dynamic(mlp(6, 5, 4), {nn.Linear})
+    for call in (fg.analyze, fg.solve_head, fg.suggest_widths):
+        with pytest.raises(fg.FeatgeoError, match=r"0, 2 \(Linear is quantised.*before quantize_dynamic"):
+            call(model, float_blobs())
+    half = nn.Sequential(model, nn.Linear(4, 4))
+    assert "before quantize_dynamic" in quiet(half, float_blobs())["0.0"].reason

@@ -19,6 +19,7 @@ from featgeo.apply.model_features import model_features
 from featgeo.apply.path import search_path
 from featgeo.errors import FeatgeoError, FeatgeoWarning
 from featgeo.network.keep import undisturbed
+from featgeo.network.layers import neurons_of
 from featgeo.theory.named import LossLike, resolve_loss
 
 
@@ -96,7 +97,8 @@ def solve_head(
 
     Args:
         features: (N, k), a tensor, array or SciPy sparse matrix; or a re-iterable of batches (features, targets), which
-            may be larger than memory; or a model, whose features before ``layer`` are used.
+            may be larger than memory; or a model, whose features before ``layer`` are used. With a label per position
+            (tokens, pixels) every labelled position is a row, and the last layer may be a convolution.
         targets: (N, ...) as the loss wants them; None with batches; with a model the data (a loader or a pair).
         loss: a name, a torch.nn loss, or a callable (outputs, targets) -> per-sample values.
         weight_decay: λ; or several, of which the one with the least cross-validated loss is taken.
@@ -121,7 +123,7 @@ def solve_head(
     chosen = resolve_loss(loss)
     if isinstance(features, nn.Module):
         with undisturbed(features):
-            batches = model_features(features, targets, layer)
+            batches = model_features(features, targets, layer, getattr(chosen, "ignore_index", None))
             return solve_head(
                 batches,
                 None,
@@ -130,7 +132,7 @@ def solve_head(
                 refine=refine,
                 sample_weight=sample_weight,
                 cv=cv,
-                outputs=batches.layer.out_features,
+                outputs=neurons_of(batches.layer),
                 bias=batches.layer.bias is not None,
                 tolerance=tolerance,
                 max_steps=max_steps,

@@ -107,12 +107,13 @@ def _labels(targets: Tensor, loss: str) -> bool:
 
 def _measured(head: Head, data: Pair, loss: str, model: nn.Module | None, layer: str | None) -> list[str]:
     """Samples, mean loss and accuracy."""
-    features, targets = data
+    (features, targets), chosen = data, resolve_loss(loss)
     if model is not None:
         with undisturbed(model):
-            parts = [x for x, _ in model_features(model, data, layer)]
-        features = torch.cat(parts).cpu()
-    outputs, chosen = head(features), resolve_loss(loss)
+            rows = model_features(model, data, layer, getattr(chosen, "ignore_index", None))
+            parts = zip(*rows, strict=True)
+            features, targets = (torch.cat(part).cpu() for part in parts)
+    outputs = head(features)
     values = chosen.values(outputs, chosen.check(targets, outputs.shape[1]))
     row = [f"{len(targets):,}", f"{values.mean(dtype=torch.float64).item():.5f}"]
     if _labels(targets, loss):

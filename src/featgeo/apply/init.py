@@ -57,7 +57,7 @@ def init_head_(
     last = model_features(model, data, layer)
     head = solve_head(model, data, loss, layer=last.name, weight_decay=weight_decay, refine=refine)
     with torch.no_grad():
-        last.layer.weight.copy_(head.weight)
+        last.layer.weight.copy_(head.weight.reshape(last.layer.weight.shape))
         if last.layer.bias is not None:
             last.layer.bias.copy_(head.bias)
     return model

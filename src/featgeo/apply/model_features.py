@@ -1,4 +1,7 @@
-"""The features before a network's last layer, as batches that can be gone through again."""
+"""The features before a network's last layer, as batches that can be gone through again.
+
+Where there is a label per position (of a sequence, of an image) every position that has one is a row.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,23 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from featgeo.apply.factor import Dense
+from featgeo.apply.positions import per_sample
 from featgeo.data.batches import Batches
 from featgeo.errors import FeatgeoError
+from featgeo.network.features import position_rows
 from featgeo.network.keep import undisturbed
-from featgeo.network.run import forward_batch, runner_of
+from featgeo.network.layers import CONVOLUTIONS, groups_of
+from featgeo.network.layout import Layout, causal, layout_of
+from featgeo.network.run import forward_batch, raw_outputs, runner_of
 from featgeo.network.select import split_layers
 from featgeo.network.taps import tapping
+from featgeo.show.digest import because
 
-REMEDY = "It must end in a linear layer with one row per sample, which gives the logits: no softmax after it."
+REMEDY = (
+    "It must end in a linear layer (or a convolution) with a row per sample or per labelled position, which gives the "
+    "logits: no softmax after it."
+)
 
 
 class _Ends:
@@ -28,20 +40,28 @@ class _Ends:
         assert output is not None
         self.calls.setdefault(name, []).append((x, output, output._version))
 
-    def features(self, name: str, outputs: Tensor) -> Tensor | None:
-        """The input of a layer whose only call gave the outputs, unchanged since; else None."""
+    def features(self, name: str, layer: Dense, outputs: Tensor) -> Tensor | None:
+        """Features (r, k) of a layer whose only call gave the output rows (r, d), unchanged since; else None."""
         calls = self.calls.get(name, [])
         if len(calls) != 1:
             return None
         x, made, version = calls[0]
-        alike = made.ndim == 2 and made.shape == outputs.shape and made._version == version
-        if not alike or not torch.allclose(made.to(outputs.dtype), outputs, 0.0, 0.0, equal_nan=True):
+        rows = per_sample(layer, made).flatten(0, 1)
+        alike = rows.shape == outputs.shape and made._version == version
+        if not alike or not torch.allclose(rows.to(outputs.dtype), outputs, 0.0, 0.0, equal_nan=True):
             return None
-        return x.detach()
+        return x.detach() if x.ndim == 2 else position_rows(layer, x.detach(), made).flatten(0, 1)
 
 
-def _linear(model: nn.Module) -> dict[str, nn.Linear]:
-    return {n: m for n, m in split_layers(model)[0].items() if isinstance(m, nn.Linear)}
+def _last(model: nn.Module) -> tuple[dict[str, Dense], dict[str, str]]:
+    """The layers that may be the last, and why others are none."""
+    found, skipped = split_layers(model)
+    plain = {
+        name: layer
+        for name, layer in found.items()
+        if isinstance(layer, nn.Linear) or (isinstance(layer, CONVOLUTIONS) and groups_of(layer) == 1)
+    }
+    return plain, skipped
 
 
 class ModelFeatures:
@@ -52,30 +72,36 @@ class ModelFeatures:
         data: the batches of inputs.
         name: of the last layer.
         layer: it.
+        layout: how outputs and targets become rows.
     """
 
-    def __init__(self, model: nn.Module, data: Batches, name: str, layer: nn.Linear) -> None:
-        self._model, self._data, self.name, self.layer = model, data, name, layer
+    def __init__(self, model: nn.Module, data: Batches, name: str, layer: Dense, layout: Layout) -> None:
+        self._model, self._data, self._layout, self.name, self.layer = model, data, layout, name, layer
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         run = runner_of(self._model)
+        run.layout = self._layout
         for number, (inputs, targets) in enumerate(self._data):
             ends = _Ends()
             with undisturbed(self._model), tapping({self.name: self.layer}, ends.note):
                 outputs = forward_batch(run, inputs, number)
-            x = ends.features(self.name, outputs)
+                x = ends.features(self.name, self.layer, outputs)
             if x is None:
                 raise FeatgeoError("layer", f"'{self.name}', whose output is not the model's", REMEDY)
-            yield x, targets.to(x.device)
+            rows, kept = self._layout.labelled(outputs, targets)
+            yield x if kept is None else x[kept.to(x.device)], rows.to(x.device)
 
 
-def model_features(model: nn.Module, data: object, name: str | None) -> ModelFeatures:
+def model_features(
+    model: nn.Module, data: object, name: str | None, ignored: int | None = None
+) -> ModelFeatures:
     """The features before a model's last layer.
 
     Args:
-        model: any module that ends in a linear layer.
+        model: any module that ends in a linear layer, or in a convolution with a label per position.
         data: batches (inputs, targets), or a pair of tensors.
         name: of the layer; found by one batch where None.
+        ignored: the label of rows that do not count.
 
     Raises:
         FeatgeoError: where there are no data or no such layer.
@@ -83,19 +109,25 @@ def model_features(model: nn.Module, data: object, name: str | None) -> ModelFea
     if data is None:
         raise FeatgeoError("targets", "no data beside a model", "Pass (model, loader, loss).")
     batches = data if isinstance(data, Batches) else Batches(data)
-    layers = _linear(model)
-    if name is not None:
-        if name not in layers:
-            raise FeatgeoError("layer", f"{name!r}", f"Linear layers: {', '.join(layers) or 'none'}.")
-        return ModelFeatures(model, batches, name, layers[name])
-    if batches.once:
+    layers, skipped = _last(model)
+    if name is not None and name not in layers:
+        raise FeatgeoError("layer", f"{name!r}", f"Linear layers: {', '.join(layers) or 'none'}.")
+    if batches.once and name is None:
         raise FeatgeoError("data", "an iterator", "Pass a re-iterable, or name the layer.")
-    ends = _Ends()
-    for inputs, _ in batches:
-        with undisturbed(model), tapping(layers, ends.note):
-            outputs = forward_batch(runner_of(model), inputs, 0)
-        break
-    last = [found for found in layers if ends.features(found, outputs) is not None]
+    first = batches.peek()
+    if first is None:
+        raise FeatgeoError("data", "no samples", "Pass at least one non-empty batch.")
+    run, ends = runner_of(model), _Ends()
+    with undisturbed(model), tapping(layers if name is None else {name: layers[name]}, ends.note):
+        made = raw_outputs(run, first[0], 0)
+    channels = 1 if ends.calls and isinstance(layers[next(reversed(ends.calls))], CONVOLUTIONS) else -1
+    shape = tuple(made.shape[1:]) if isinstance(made, Tensor) else ()
+    run.layout = causal(layout_of(shape, first[1], None, ignored, channels), *first)
+    outputs = run.rows(made)
+    if name is not None:
+        return ModelFeatures(model, batches, name, layers[name], run.layout)
+    last = [found for found, layer in layers.items() if ends.features(found, layer, outputs) is not None]
     if not last:
-        raise FeatgeoError("model", "no linear layer whose output is the model's", REMEDY)
-    return ModelFeatures(model, batches, last[-1], layers[last[-1]])
+        why = f" (skipped: {because(skipped)})" if skipped else ""
+        raise FeatgeoError("model", f"no linear layer whose output is the model's{why}", REMEDY)
+    return ModelFeatures(model, batches, last[-1], layers[last[-1]], run.layout)

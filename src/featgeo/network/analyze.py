@@ -44,6 +44,10 @@ COMPANY = (
     "model: what it puts out for a sample changes with the other samples of the batch, or from call to call; the "
     "numbers are of batches like these, and what is said of a layer frozen on one sample is to be doubted."
 )
+SINGLE = (
+    "data: all rows are positions of one sample (nodes of one graph). Standard errors and noise floors count them as "
+    "independent, which they are not: take both as too small."
+)
 
 
 def analyze(
@@ -94,7 +98,9 @@ def analyze(
         forward: called with the model and the inputs of a batch, returns the outputs, where ``model(inputs)``,
             ``model(*inputs)`` or ``model(**inputs)``, and ``.logits`` of what comes back, are not what is wanted.
         subset: number of samples, drawn at random, for the passes that only bypassed layers need: backward passes for
-            all of them together and a few frozen forward passes for each. 0 leaves these views out.
+            all of them together and a few frozen forward passes for each. 0 leaves these views out. Which layers are
+            bypassed is looked for all the same, on three samples: only of the others may it be said that the Bayes
+            action of the paper is theirs, and every row says which it is.
         steps: whether every view of every layer is put to the test by a small step towards its W* (``View.step``), at
             the cost of a forward pass over the subset each; bypassed layers' views always are.
         weight_decay: λ of a penalty λ/2 ‖W‖² that the training had; alignments then refer to the penalised optimum.
@@ -154,6 +160,8 @@ def analyze(
             notes = data_notes(chosen, run, found, output)
             if not seen.lone:
                 notes.append(COMPANY)
+            if run.layout.expand and seen.samples == found.batches == 1:
+                notes.append(SINGLE)
             batches.watch = None
             again = batches if found.stopped == "data" else First(batches, found.read)
 
@@ -197,6 +205,7 @@ def analyze(
             constant_loss=output.loss,
             samples=found.pair.count,
             processes=together.size,
+            positions=run.layout.expand,
             batches=found.batches,
             stopped=found.stopped,
             outputs=found.width,
@@ -246,7 +255,7 @@ def _first_look(
     if first is not None:
         inputs, targets = first
         shown = survey(run, taps, inputs)
-        layout = layout_of(shown.output, targets, positions, ignored)
+        layout = layout_of(shown.output, targets, positions, ignored, shown.channels)
         found = shown, causal(layout, inputs, targets)
     looks = [look for look in run.processes.gather(found) if look]
     if not looks:

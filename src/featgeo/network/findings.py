@@ -1,7 +1,4 @@
-"""Findings about a report: each has a number, a threshold that is written here, what to do, and the call that does it.
-
-The thresholds, with why they are what they are, stand in docs/findings.md too.
-"""
+"""Findings about a report, with number, threshold, what to do and the call that does it (docs/findings.md says why)."""
 
 from __future__ import annotations
 
@@ -14,10 +11,8 @@ from featgeo.network.views import Finding, LayerReport
 from featgeo.theory.named import NAMED, NON_NEGATIVE
 
 SIGNAL = 1  # modes that must stand above the noise floor (5 % level)
-UNFELT = (
-    1e-9  # gain available over the loss of the best constant, at which the output does not feel the layer
-)
-LOCAL = 0.8  # locality below which the quadratic's numbers are doubted (docs/validation.md, whole networks)
+UNFELT = 1e-9  # gain available over the loss of the best constant, at which the output does not feel it
+LOCAL = 0.8  # locality below which the quadratic's numbers are doubted (docs/validation.md, networks)
 AGREES = 0.5  # the same for the agreement of predicted and actual decrease
 FELT = 1e-6  # change of the loss, relative to it, below which a step's is rounding
 STEP = 2.0  # factor by which a small step towards W* may miss its prediction (docs/validation.md, beyond the region)
@@ -28,8 +23,10 @@ CHANCE = 2.0  # standard deviations of chance that the loss of gain must exceed,
 DEAD = 0.02  # share of a layer's neurons, one in fifty, that are dead or saturated
 DEPENDENT = 0.01  # share of a layer's features that others determine linearly, beside those that never vary
 WIDE = 0.5  # share of the neurons that the modes for 99 % of the gain need
-
+EVIDENCE = 100  # samples below which nothing is found but doubts: what none of 100 shows, up to 3 in 100 may still do
 FREE = 0.01  # share of the loss that may be lost where what is removed does nothing
+ONE_LABEL = ("compress", "suggest_widths", "rank_layers")  # calls that want one label per sample
+HEADS = ("Linear", "Conv1d", "Conv2d", "Conv3d")  # last layers that solve_head solves for
 LISTED = 8  # most neurons that a finding names
 
 
@@ -37,8 +34,22 @@ def find(report: Report) -> Report:
     """The report with its findings filled in."""
     found = [finding for layer in report.analysed for test in TESTS for finding in test(report, layer)]
     found += list(_lost_along_depth(report))
+    if report.samples < EVIDENCE:
+        found = [finding for finding in found if finding.severity == "doubt"] + _withheld(report, found)
     order = list(report.layers)
     return replace(report, findings=tuple(sorted(found, key=lambda finding: order.index(finding.layer))))
+
+
+def _withheld(report: Report, found: list[Finding]) -> list[Finding]:
+    """For each layer of which too few samples would have something found, that they are."""
+    titles: dict[str, list[str]] = {}
+    for finding in found:
+        if finding.severity != "doubt":
+            titles.setdefault(finding.layer, []).append(finding.title)
+    remedy = f"Analyse {EVIDENCE} or more before believing it."
+    told = {name: f"on these {report.samples}, {' and '.join(seen)}" for name, seen in titles.items()}
+    fixed = remedy, "doubt", "", report.samples, EVIDENCE
+    return [Finding(name, "too few samples to tell", detail, *fixed) for name, detail in told.items()]
 
 
 def has_signal(layer: LayerReport) -> bool:
@@ -57,9 +68,9 @@ def _attainable(report: Report, layer: LayerReport) -> bool:
 
 
 def _call(report: Report, name: str, more: str = "") -> str:
-    """The call with the arguments that this report had."""
+    """The call with the arguments that this report had; none where it wants one label per sample and there are more."""
     loss = f'"{report.loss}"' if report.loss in NAMED else "loss"
-    return f"fg.{name}(model, data, {loss}{more})"
+    return "" if report.positions and name in ONE_LABEL else f"fg.{name}(model, data, {loss}{more})"
 
 
 def _almost_free(report: Report) -> str:
@@ -167,7 +178,7 @@ def _head(report: Report, layer: LayerReport) -> Iterator[Finding]:
             f"alignment {layer.alignment:.2f} and scale {layer.scale:.2f} miss {missed:.0%} of the gain of W*",
             "Refit it on the features as they are, or train it longer.",
             "act",
-            _call(report, "solve_head", penalty + ', refine="exact"'),
+            _call(report, "solve_head", penalty + ', refine="exact"') if layer.kind in HEADS else "",
             missed,
             GAP,
         )
@@ -209,7 +220,9 @@ def _dependent(report: Report, layer: LayerReport) -> Iterator[Finding]:
     """Features that are determined by others; constant ones count only where no neuron made them."""
     constant = len(layer.constant_features)
     dependent = layer.inputs - layer.feature_rank - (constant if layer.depth else 0)
-    if dependent > DEPENDENT * layer.inputs:
+    if (
+        dependent > DEPENDENT * layer.inputs and layer.feature_rank < report.samples - 1
+    ):  # else they are too few
         never = f", {constant} never vary" if constant else ""
         yield Finding(
             layer.name,

@@ -186,7 +186,7 @@ class FrozenLayer:
             _, kept = self.run.layout.labelled(outputs, targets)
             if kept is not None:
                 rows, outputs = rows[kept.to(rows.device)], outputs[kept.to(outputs.device)]
-            yield rows, outputs if outputs.dtype == torch.float64 else outputs.float()
+            yield rows, outputs.to(torch.promote_types(outputs.dtype, torch.float32), copy=True)
 
 
 def output_slopes(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -26,8 +26,9 @@ from featgeo.theory.point import OperatingPoint
 from featgeo.theory.risk import CanonicalRisk, Risk
 
 CUT_OFF = (
-    "no gradient flows back to it (torch.no_grad or detach in the model's forward, or no effect); its views by "
-    "derivatives say nothing, the average tail does."
+    "no gradient comes back to it from the output, so its figures at the Bayes action are all zero. Usually the "
+    "model's forward runs it under torch.no_grad() or calls detach() behind it: take that away to have them. If there "
+    "is no such thing, the layer has no effect on the output. The average tail needs no gradient: read its figures."
 )
 
 

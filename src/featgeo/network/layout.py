@@ -83,7 +83,11 @@ def counted(rows: Tensor, samples: int, kept: Tensor | None) -> Tensor:
 
 
 def layout_of(
-    output: tuple[int, ...], targets: Tensor, positions: Positions | None, ignored: int | None = None
+    output: tuple[int, ...],
+    targets: Tensor,
+    positions: Positions | None,
+    ignored: int | None = None,
+    channels: int | None = None,
 ) -> Layout:
     """Chosen by the shapes, unless asked for: one label per position makes every position a row.
 
@@ -92,6 +96,8 @@ def layout_of(
         targets: of a batch (m, ...).
         positions: what the caller asks for.
         ignored: the label of rows that do not count.
+        channels: the dimension of the outputs (m, ...) that holds their entries, 1 or -1, where the last layer shows
+            it; otherwise torch's, 1, is tried first for images, and -1 for sequences.
 
     Raises:
         FeatgeoError: for "expand" where the outputs have no positions, and for positions that share one label.
@@ -104,12 +110,12 @@ def layout_of(
     if len(output) >= 2:
         soft = targets.is_floating_point()
         last, first = (output, output) if soft else (output[:-1], output[1:])
-        order = (
-            ((1, first), (-1, last)) if len(output) > 2 else ((-1, last), (1, first))
-        )  # images have channels first
-        for channels, shape in order:
+        order = [(1, first), (-1, last)]
+        if (channels or (1 if len(output) > 2 else -1)) == -1:
+            order.reverse()
+        for place, shape in order:
             if wanted == shape:
-                return Layout(True, channels, ignored=ignored)
+                return Layout(True, place, ignored=ignored)
     if positions == "expand":
         if len(output) < 2 and not wanted:
             return Layout(True, repeated=True, ignored=ignored)

@@ -42,6 +42,7 @@ class Report:
         stopped: what ended the pass over the data: ``data`` (there were no more), ``max_batches``, ``max_seconds`` or
             ``tol`` (the figures had settled).
         processes: number of processes that analysed together.
+        positions: whether positions with a label each were counted as samples.
         versions: of featgeo and torch.
     """
 
@@ -59,6 +60,7 @@ class Report:
     batches: int = 0
     stopped: str = "data"
     processes: int = 1
+    positions: bool = False
     versions: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> LayerReport:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from featgeo.data.inputs import Inputs, moved, sample_count
 from featgeo.data.processes import Processes
 from featgeo.errors import FeatgeoError
-from featgeo.network.attempt import attempt
+from featgeo.network.attempt import attempt, lacking
 from featgeo.network.keep import home_of
 from featgeo.network.layout import Layout
 
@@ -72,14 +72,20 @@ def runner_of(model: nn.Module, forward: Forward | None = None, processes: Proce
     return Runner(model, forward or call_model, *home_of(model), processes=processes or Processes(False))
 
 
-def forward_batch(run: Runner, inputs: Inputs, number: int) -> Tensor:
-    """Output rows (r, d) of one batch, in float32 or better; failures say which batch."""
-    outputs: Tensor = attempt(
-        lambda batch: run.rows(run(batch)),
+def raw_outputs(run: Runner, inputs: Inputs, number: int) -> Any:
+    """What the model makes of one batch; failures say which."""
+    return attempt(
+        run,
         inputs,
         f"the forward pass of batch {number}",
-        "Check that the data are what the model takes, with one shape in all batches.",
+        lacking(run.model, inputs)
+        or "Check that the data are what the model takes, with one shape in all batches.",
     )
+
+
+def forward_batch(run: Runner, inputs: Inputs, number: int) -> Tensor:
+    """Output rows (r, d) of one batch, in float32 or better; failures say which batch."""
+    outputs = run.rows(raw_outputs(run, inputs, number))
     samples = sample_count(inputs)
     if len(outputs) % samples if run.layout.expand else len(outputs) != samples:
         raise FeatgeoError("model", f"{len(outputs)} output rows for {samples} inputs", "One row per sample.")

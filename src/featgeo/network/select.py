@@ -53,10 +53,7 @@ def split_layers(model: nn.Module, only: Layers = None) -> tuple[dict[str, Layer
     Raises:
         FeatgeoError: for a pattern that fits nothing in the model, or parameters that have no shape yet.
     """
-    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
-        raise FeatgeoError(
-            "model", "lazy layers whose shape is not known yet", "Run it once on a batch of inputs."
-        )
+    check_values(model)
     found = dict(modules_of(model))
     chosen = _chosen(found, only)
     layers: dict[str, Layer] = {}
@@ -77,9 +74,34 @@ def split_layers(model: nn.Module, only: Layers = None) -> tuple[dict[str, Layer
                 )
             else:
                 layers[name] = module
-        elif _has_own(module):
+        elif _has_own(module) or _quantised(module):
             skipped[name] = _why_not(module)
     return layers, skipped
+
+
+def check_values(model: nn.Module) -> None:
+    """Refuse parameters and buffers that have no values.
+
+    Raises:
+        FeatgeoError: where there are any.
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise FeatgeoError(
+                "model", "lazy layers whose shape is not known yet", "Run it once on a batch of inputs."
+            )
+        if tensor.device.type == "meta":
+            raise FeatgeoError(
+                "model",
+                f"{name!r} on the meta device, where tensors have shapes and no values",
+                "Load its weights: model.to_empty(device='cpu'), then model.load_state_dict(...); or build it without "
+                "torch.device('meta').",
+            )
+
+
+def _quantised(module: nn.Module) -> bool:
+    """Whether a module holds its weights as whole numbers, which torch does not count as parameters."""
+    return ".nn.quantized" in type(module).__module__ and callable(getattr(module, "weight", None))
 
 
 def _has_own(module: nn.Module) -> bool:
@@ -95,6 +117,8 @@ def _why_not(module: nn.Module) -> str:
             f"{kind} computes its gates in one fused call, in which no pre-activation can be read or replaced; "
             "write the cell with Linear layers to have them analysed"
         )
+    if _quantised(module):
+        return f"{kind} is quantised: its weights are whole numbers; pass the model as it was before quantize_dynamic"
     if isinstance(module, torch.jit.ScriptModule):
         return "torch.jit has compiled it; pass the module that it was made from"
     return f"{kind} has no weight matrix between features and a pre-activation"

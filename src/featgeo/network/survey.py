@@ -12,7 +12,7 @@ from torch import Tensor
 from featgeo.data.inputs import Inputs, by_sample, sample_count
 from featgeo.errors import FeatgeoError
 from featgeo.network.arrange import Arrangement
-from featgeo.network.attempt import attempt
+from featgeo.network.attempt import attempt, lacking
 from featgeo.network.layers import SPATIAL, Layer, as_matrix, respond
 from featgeo.network.roads import variations
 from featgeo.network.taps import BYPASS, UNEVEN, Forward, as_rows, tapping
@@ -35,6 +35,9 @@ class Survey:
         variations: by layer, what still varies while it is frozen; layers of which the samples did not tell are left
             out.
         lone: whether a sample's output is the same whatever other samples are in the batch.
+        channels: the dimension of the model's output that holds its entries, as far as the last layer shows: 1 after a
+            convolution, -1 after a linear layer.
+        samples: how many the first batch had.
     """
 
     lies: dict[str, Arrangement] = field(default_factory=dict)
@@ -43,11 +46,13 @@ class Survey:
     within: set[str] = field(default_factory=set)
     variations: dict[str, float] = field(default_factory=dict)
     lone: bool = True
+    channels: int | None = None
+    samples: int = 0
 
     @property
     def bypassed(self) -> bool:
         """Whether another road leads past some layer, or the samples were too few to tell."""
-        return not self.lies or any(not value <= BYPASS for value in self.variations.values())
+        return not self.variations or any(not value <= BYPASS for value in self.variations.values())
 
 
 def survey(forward: Forward, layers: dict[str, Layer], inputs: Inputs) -> Survey:
@@ -58,7 +63,8 @@ def survey(forward: Forward, layers: dict[str, Layer], inputs: Inputs) -> Survey
         layers: by name.
         inputs: a batch, of which the first samples are taken.
     """
-    found, count = Survey(), min(3, sample_count(inputs))
+    found = Survey(samples=sample_count(inputs))
+    count = min(3, found.samples)
     some = by_sample(inputs, lambda part: part[:count])
     outputs, calls = dict[str, Tensor](), dict[str, list[Tensor]]()
 
@@ -73,8 +79,9 @@ def survey(forward: Forward, layers: dict[str, Layer], inputs: Inputs) -> Survey
     shape = getattr(made, "shape", ())
     found.output = tuple(shape[1:])
     found.within = {name for name, output in outputs.items() if output.numel() != math.prod(shape)}
+    found.channels = _channels(layers, outputs, shape)
     if count < 3:
-        return found
+        return _few(forward, layers, some, count, found)
     three = {name: xs[0] for name, xs in calls.items()}
     two, fewer = _inputs(forward, layers, by_sample(some, itemgetter(slice(2))))
     found.lone = _lone(made, fewer)
@@ -93,11 +100,55 @@ def survey(forward: Forward, layers: dict[str, Layer], inputs: Inputs) -> Survey
             else:
                 found.lies[name] = lie
     for name, lie in found.lies.items():
-        if not all(lie.fits(layers[name], x, 3) for x in calls[name]):
+        if not (
+            all(lie.fits(layers[name], x, 3) for x in calls[name]) and lie.fits(layers[name], two[name], 2)
+        ):
             found.aliens.setdefault(name, UNEVEN)
     told = {name: lie for name, lie in found.lies.items() if name not in found.aliens}
-    found.variations = variations(forward, layers, told, some, outputs, as_rows(made), sample_count(inputs))
+    found.variations = variations(forward, layers, told, some, outputs, as_rows(made), found.samples)
     return found
+
+
+def _few(forward: Forward, layers: dict[str, Layer], some: Inputs, count: int, found: Survey) -> Survey:
+    """What one or two samples tell by copies of them: which dimension of a layer's input grows with their number.
+
+    One sample that cannot be copied (a graph, with its nodes as positions) has all rows of its layers to itself.
+    """
+    copies = by_sample(some, lambda part: part[[0, *[count - 1] * 2]])
+    try:
+        three, made = _inputs(forward, layers, copies)
+        two, _ = _inputs(forward, layers, by_sample(copies, itemgetter(slice(2))))
+    except FeatgeoError:
+        if count > 1:
+            raise
+        made = None
+    if count == 1 and not (isinstance(made, Tensor) and made.ndim and len(made) == 3):
+        one, _ = _inputs(forward, layers, some)
+        merged = {name for name, x in one.items() if not isinstance(layers[name], SPATIAL) and len(x) > 1}
+        found.lies = {name: Arrangement(merged=name in merged) for name in one}
+        return found
+    turned = {} if count == 1 else _inputs(forward, layers, by_sample(copies, lambda part: part.flip(0)))[0]
+    for name in three.keys() & two.keys():
+        axis, together = _samples_in(three[name].shape, two[name].shape)
+        order = _order(three[name], turned[name]) if together and turned else None
+        found.lies[name] = lie = order or Arrangement(axis)  # of one sample the order cannot be told
+        if together and order is None:
+            found.aliens.setdefault(name, TANGLED)
+        elif not (lie.fits(layers[name], three[name], 3) and lie.fits(layers[name], two[name], 2)):
+            found.aliens.setdefault(name, UNEVEN)
+    return found
+
+
+def _channels(layers: dict[str, Layer], outputs: dict[str, Tensor], shape: tuple[int, ...]) -> int | None:
+    """Where the last layer called puts its channels in a model output of this shape; None where that is not clear."""
+    if not outputs or len(shape) < 3:
+        return None
+    name, last = next(reversed(outputs.items()))
+    own, made = 1 if isinstance(layers[name], SPATIAL) else -1, last.shape
+    turned = (made[0], *made[2:], made[1]) if own == 1 else (made[0], made[-1], *made[1:-1])
+    if made == shape or (len(made) == len(shape) and made[own] == shape[own] and turned != shape):
+        return own
+    return -1 if own == 1 and turned == shape else 1 if turned == shape else None
 
 
 def _lone(three: object, two: object) -> bool:
@@ -136,12 +187,18 @@ def _inputs(forward: Forward, layers: dict[str, Layer], batch: Inputs) -> tuple[
 
 def _run(forward: Forward, inputs: Inputs) -> object:
     """What the model makes of some samples; a failure says what they were."""
-    return attempt(
+    made = attempt(
         forward,
         inputs,
         "a forward pass of the first samples",
-        "Check that the data are what the model takes, in batches of any size, with the samples in dimension 0.",
+        lacking(getattr(forward, "model", None), inputs)
+        or "Check that the data are what the model takes, in batches of any size, with the samples in dimension 0. A "
+        "graph whose nodes cannot be taken apart is one sample with its nodes as positions: pass x[None], y[None] and "
+        "forward=lambda model, inputs: model(inputs[0], edges)[None].",
     )
+    return (
+        made.clone() if isinstance(made, Tensor) else made
+    )  # a model may use the memory of its outputs again
 
 
 def _responds(layer: Layer, x: Tensor, output: Tensor) -> bool:

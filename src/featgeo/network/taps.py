@@ -248,7 +248,8 @@ class FrozenTail:
 
     def _run(self, z: Tensor, inputs: Inputs) -> Tensor:
         with replacing(self.layer, lambda _x, output: placed(self.layer, self.lie, z, output)):
-            return self.rows(attempt(self.forward, inputs, COPIES, ALONE)).to(z)
+            made = self.rows(attempt(self.forward, inputs, COPIES, ALONE))
+            return made.to(z, copy=True)  # a model may use the memory of its outputs again
 
     def __call__(self, z: Tensor) -> Tensor:
         """Outputs (m, d) of the actions z (m, n), differentiable in z."""
@@ -258,7 +259,7 @@ class FrozenTail:
 
     def free(self) -> Tensor:
         """Outputs (m, d) of the probe, the layer not frozen: the same for all layers."""
-        return self.rows(self.forward(self.probe))
+        return self.rows(self.forward(self.probe)).clone()
 
     def bypass(self, z: Tensor, free: Tensor | None = None) -> float:
         """How much the output varies with the input when the layer is frozen at z (n,), relative to when it is not.
