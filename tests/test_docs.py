@@ -19,7 +19,7 @@ def test_the_guide_to_models_runs() -> None:
     blocks = re.findall(
         r"^```python\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FeatgeoWarning)
         for block in blocks:

@@ -21,6 +21,7 @@ from featgeo.network.layout import Layout, causal, layout_of
 from featgeo.network.run import forward_batch, raw_outputs, runner_of
 from featgeo.network.select import split_layers
 from featgeo.network.taps import tapping
+from featgeo.network.together import unwrapped
 from featgeo.show.digest import because
 
 REMEDY = (
@@ -108,7 +109,7 @@ def model_features(
     """
     if data is None:
         raise FeatgeoError("targets", "no data beside a model", "Pass (model, loader, loss).")
-    batches = data if isinstance(data, Batches) else Batches(data)
+    batches, model = data if isinstance(data, Batches) else Batches(data), unwrapped(model)
     layers, skipped = _last(model)
     if name is not None and name not in layers:
         raise FeatgeoError("layer", f"{name!r}", f"Linear layers: {', '.join(layers) or 'none'}.")

@@ -18,7 +18,7 @@ from featgeo.data.inputs import by_sample
 from featgeo.errors import FeatgeoError
 from featgeo.network.layers import weight_matrix
 from featgeo.network.run import Runner, runner_of
-from featgeo.network.select import Layers, check_values
+from featgeo.network.select import Layers
 from featgeo.network.together import unwrapped
 from featgeo.show.digest import because
 from featgeo.theory.linalg import Whitener, whiten
@@ -120,9 +120,9 @@ def working_copy(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise FeatgeoError("model", f"a {type(model).__name__}", "Pass a torch.nn.Module.")
-    check_values(model)
+    own = unwrapped(model)
     try:
-        made = copy.deepcopy(unwrapped(model))
+        made = copy.deepcopy(own)
     except Exception as error:  # a user's module may hold anything
         raise FeatgeoError(
             "model", f"{type(error).__name__} when it was copied: {error}", "Make it fit for copy.deepcopy."

@@ -53,7 +53,10 @@ def split_layers(model: nn.Module, only: Layers = None) -> tuple[dict[str, Layer
     Raises:
         FeatgeoError: for a pattern that fits nothing in the model, or parameters that have no shape yet.
     """
-    check_values(model)
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        raise FeatgeoError(
+            "model", "lazy layers whose shape is not known yet", "Run it once on a batch of inputs."
+        )
     found = dict(modules_of(model))
     chosen = _chosen(found, only)
     layers: dict[str, Layer] = {}
@@ -77,26 +80,6 @@ def split_layers(model: nn.Module, only: Layers = None) -> tuple[dict[str, Layer
         elif _has_own(module) or _quantised(module):
             skipped[name] = _why_not(module)
     return layers, skipped
-
-
-def check_values(model: nn.Module) -> None:
-    """Refuse parameters and buffers that have no values.
-
-    Raises:
-        FeatgeoError: where there are any.
-    """
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            raise FeatgeoError(
-                "model", "lazy layers whose shape is not known yet", "Run it once on a batch of inputs."
-            )
-        if tensor.device.type == "meta":
-            raise FeatgeoError(
-                "model",
-                f"{name!r} on the meta device, where tensors have shapes and no values",
-                "Load its weights: model.to_empty(device='cpu'), then model.load_state_dict(...); or build it without "
-                "torch.device('meta').",
-            )
 
 
 def _quantised(module: nn.Module) -> bool:

@@ -24,7 +24,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
     The forward of the last would wait for the other processes.
 
     Raises:
-        FeatgeoError: where parameters are spread over processes, so that no process has a layer's weights.
+        FeatgeoError: where parameters are spread over processes, so that no process has a layer's weights, or have no
+            values at all.
     """
     model = getattr(model, "_orig_mod", model)
     if isinstance(model, nn.DataParallel | DistributedDataParallel):
@@ -35,6 +36,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
                 "model",
                 f"the parameter {name!r} spread over processes (FSDP or tensor parallel)",
                 "Gather the parameters first and analyse the whole model.",
+            )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.device.type == "meta":
+            raise FeatgeoError(
+                "model",
+                f"{name!r} on the meta device, where tensors have shapes and no values",
+                "Load its weights: model.to_empty(device='cpu'), then model.load_state_dict(...); or build it without "
+                "torch.device('meta').",
             )
     return model
 
