@@ -37,8 +37,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
                 f"the parameter {name!r} spread over processes (FSDP or tensor parallel)",
                 "Gather the parameters first and analyse the whole model.",
             )
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.device.type == "meta":
+    for name, held in (*model.named_parameters(), *model.named_buffers()):
+        if held.device.type == "meta":
             raise FeatgeoError(
                 "model",
                 f"{name!r} on the meta device, where tensors have shapes and no values",
