@@ -8,6 +8,7 @@ and the cost per batch is that of the products themselves.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -125,6 +126,7 @@ class MomentStream:
         self.precision = torch.float64
         self.rows = rows or Rows()
         self._batches = 0
+        self._sizes: list[int] = []  # of the batches that wait
         self._block: _Block | None = None
 
     @property
@@ -155,28 +157,27 @@ class MomentStream:
 
     def wait(self, centred: Tensor, sizes: list[int] | None = None) -> None:
         """Let one batch wait that :meth:`centre` has centred, or several of so many rows."""
-        for batch in centred.split(sizes) if sizes else (centred,):
-            self._check(batch)
+        self._sizes.extend(sizes or (centred.shape[0],))
         self.rows.put(centred)
 
     def count(self, companion: Companion) -> None:
         """Count the batches that wait, with their companion (m, p)."""
-        self._add(self.rows.all, companion)
+        self._add(self.rows.all, companion, self._sizes)
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget the batches that wait."""
+        self._sizes.clear()
         self.rows.clear()
 
     def add(self, centred: Tensor, companion: Companion) -> None:
         """Count one batch that :meth:`centre` has centred, at once."""
-        self._check(centred)
-        self._add(centred, companion)
+        self._add(centred, companion, [centred.shape[0]])
 
-    def _check(self, centred: Tensor) -> None:
+    def _add(self, rows: Tensor, companion: Companion, sizes: list[int]) -> None:
         assert self._block is not None
-        self._block.check(centred)
-        self._batches += 1
-
-    def _add(self, rows: Tensor, companion: Companion) -> None:
-        assert self._block is not None
-        self._block.add(rows, companion)
+        self._block.add(rows, companion, sizes)
+        self._batches += len(sizes)
         if self._block.batches >= BLOCK:
             self.flush()
 
@@ -226,18 +227,20 @@ class _Block:
         # a number per batch, NaN or infinite where the batch is; small tensors kept one by one would break up memory
         self.checks = shift.new_zeros(2 * BLOCK)
 
-    def check(self, centred: Tensor) -> None:
-        """Note whether a batch is finite."""
-        torch.sum(centred, (0, 1), out=self.checks[self.batches])
-        self.batches += 1
-
-    def add(self, centred: Tensor, companion: Companion) -> None:
+    def add(self, centred: Tensor, companion: Companion, sizes: list[int]) -> None:
+        """Count rows of batches of these sizes."""
         if self.sums is None:
             self.scatter = self.shift.new_zeros(len(self.shift), len(self.shift))
             self.sums = centred.new_zeros(companion.rows.shape[1], centred.shape[1])
             self.side_shift, self.side_total = companion.shift, torch.zeros_like(companion.total)
         _add_gram(self.scatter, centred)
-        self.sums.addmm_(companion.rows.T.to(centred.dtype), centred)
+        sums = companion.rows.T.to(centred.dtype) @ centred
+        self.sums.add_(sums)
+        # on an accelerator nothing is looked at before the block ends: that would wait for it
+        if not (centred.is_cpu and math.isfinite(sums[0].sum().item())):
+            for i, batch in enumerate(centred.split(sizes), self.batches):
+                torch.sum(batch, (0, 1), out=self.checks[i])
+        self.batches += len(sizes)
         self.side_total.add_(companion.total)
         self.count += len(centred)
 

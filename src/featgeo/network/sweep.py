@@ -195,7 +195,7 @@ class Pass:
             if name in good:
                 alike = rows.count == len(both)
                 self.streams[name].count(companion if alike else companion.repeated(times, sizes))
-            rows.clear()
+            self.streams[name].drop()
         self.ends.pair.count(companion)
 
     def go_on(self, data: Iterator[Batch], limits: Limits, until: float) -> str:
