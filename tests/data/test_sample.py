@@ -8,19 +8,15 @@ import torch
 from featgeo.data.sample import EACH, KEPT, Keeper, Sample
 
 
-def kept(sizes: list[int], limit: int = KEPT) -> Sample:
+def kept(sizes: list[int], limit: int = KEPT, together: int = 1) -> Sample:
     """Rows that say where they come from: batch and place in it."""
-    keeper = Keeper(limit)
-    for batch, size in enumerate(sizes):
-        rows = torch.stack([torch.full((size,), float(batch)), torch.arange(size).float()], dim=1)
-        shift = torch.tensor([10.0, 0.0])
-        keeper.close(
-            -rows,
-            {
-                "layer": keeper.pick(rows - shift, shift),
-                "seldom": keeper.pick(rows) if batch else rows[:0],
-            },
-        )
+    keeper, shift = Keeper(limit), torch.tensor([10.0, 0.0])
+    for start in range(0, len(sizes), together):
+        some = sizes[start : start + together]
+        batches = torch.repeat_interleave(torch.arange(start, start + len(some)), torch.tensor(some))
+        rows = torch.stack([batches, torch.cat([torch.arange(size) for size in some])], dim=1).float()
+        streams = {"layer": (rows - shift, shift), "seldom": (rows - shift, shift)}
+        keeper.add(some, -rows, streams if start else {"layer": streams["layer"]})
     return keeper.result()
 
 
@@ -37,6 +33,14 @@ def test_rows_of_all_streams_are_of_the_same_samples(sizes: list[int]) -> None:
     assert torch.equal(sample.rows["layer"][:, 0], sample.batch.float())
     assert len({tuple(row) for row in sample.rows["layer"].tolist()}) == len(sample.batch)
     assert sample.weight.sum().item() == pytest.approx(sum(sizes))
+
+
+@pytest.mark.parametrize("together", [2, 3, 7, 1000])
+def test_batches_that_come_together_are_kept_as_if_one_by_one(together: int) -> None:
+    for sizes in ([256] * 30, [1] * 1000, [7, 300, 1, 64, 2000, 5] * 20):
+        one, some = kept(sizes), kept(sizes, together=together)
+        for found, wanted in zip(vars(some).values(), vars(one).values(), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("batches", [1, 2, 5, 33, 100, 3000])

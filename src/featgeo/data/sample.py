@@ -60,77 +60,73 @@ class Keeper:
         self.limit = self.each = max(limit, EACH)
         self.stride = 1
         self.batches = self.samples = 0
-        self._parts: list[tuple[int, int]] = []  # batch, and how many rows of it
-        self._companion: Tensor | None = None  # (2 limit, p), of which the first are held
-        self._rows: dict[str, Tensor] = {}  # (2 limit, k), of the streams that had rows in every part
+        self._parts: list[tuple[int, range]] = []  # batch, and where its rows lie
+        self._companion: Tensor | None = None  # (limit, p), of which the first are held
+        self._rows: dict[str, Tensor] = {}  # (limit, k), of the streams that had rows in every part
 
     @property
     def held(self) -> int:
         """How many samples are kept."""
-        return sum(size for _, size in self._parts)
+        return sum(len(places) for _, places in self._parts)
 
-    @property
-    def due(self) -> bool:
-        """Whether rows of the batch under way are kept."""
-        return self.batches % self.stride == 0
+    def add(self, sizes: list[int], companion: Tensor, streams: dict[str, tuple[Tensor, Tensor]]) -> None:
+        """Batches that come together.
 
-    def pick(self, rows: Tensor, shift: Tensor | None = None) -> Tensor | None:
-        """Of the batch under way, the rows to keep, plus a shift."""
-        if not self.due:
-            return None
-        step = max(1, rows.shape[0] // self.each)
-        rows = rows[: step * self.each : step]
-        return rows if shift is None else rows + shift
-
-    def close(self, companion: Tensor, picked: dict[str, Tensor | None]) -> None:
-        """End a batch with its rows u (m, p) and the rows that were picked of the streams."""
-        side = self.pick(companion)
-        if side is not None:
-            kept = {
-                name: rows for name, rows in picked.items() if rows is not None and len(rows) == len(side)
+        Args:
+            sizes: rows of each.
+            companion: their rows u (m, p), below one another.
+            streams: by name, rows x - shift (m, k) of these samples, and the shift (k,).
+        """
+        held = start = self.held
+        for size in sizes:  # the new rows' places are as if they lay behind those that are held
+            if self.batches % self.stride == 0:
+                step = max(1, size // self.each)
+                self._parts.append((self.batches, range(start, start + min(size, step * self.each), step)))
+            start, self.batches, self.samples = start + size, self.batches + 1, self.samples + size
+            while self.held > self.limit:
+                self._thin()
+        places = [place for _, part in self._parts for place in part]
+        old, new = (
+            [place for place in places if place < held],
+            [place - held for place in places if place >= held],
+        )
+        start = 0
+        for i, (batch, part) in enumerate(self._parts):
+            self._parts[i] = batch, range(start, start + len(part))
+            start += len(part)
+        if self._companion is None:
+            self._companion = companion.new_empty(self.limit, companion.shape[1])
+            self._rows = {
+                name: rows.new_empty(self.limit, rows.shape[1]) for name, (rows, _) in streams.items()
             }
-            if self._companion is None:
-                self._companion = self._memory(side)
-                self._rows = {name: self._memory(rows) for name, rows in kept.items()}
-            self._rows = {name: memory for name, memory in self._rows.items() if name in kept}
-            span = slice(self.held, self.held + len(side))
-            self._companion[span] = side
+        if new:
+            self._rows = {name: memory for name, memory in self._rows.items() if name in streams}
+        if len(old) < held:
+            index = torch.tensor(old, device=companion.device)
+            for memory in (self._companion, *self._rows.values()):
+                memory[: len(old)] = memory[index]
+        if new:
+            index, room = torch.tensor(new, device=companion.device), slice(len(old), start)
+            self._companion[room] = companion[index]
             for name, memory in self._rows.items():
-                memory[span] = kept[name]
-            self._parts.append((self.batches, len(side)))
-        self.batches, self.samples = self.batches + 1, self.samples + len(companion)
-        while self.held > self.limit:
-            self._thin()
-
-    def _memory(self, rows: Tensor) -> Tensor:
-        return rows.new_empty(2 * self.limit, *rows.shape[1:])
+                rows, shift = streams[name]
+                torch.add(rows[index], shift, out=memory[room])
 
     def _thin(self) -> None:
-        halve = self.each > EACH
-        if halve:
+        if self.each > EACH:
             self.each = max(EACH, self.each // 2)
+            self._parts = [(batch, places[::2]) for batch, places in self._parts]
         else:
             self.stride *= 2
-        parts, self._parts, start = self._parts, [], 0
-        stay: list[int] = []
-        for batch, size in parts:
-            if halve or batch % self.stride == 0:
-                rows = range(start, start + size, 2 if halve else 1)
-                self._parts.append((batch, len(rows)))
-                stay.extend(rows)
-            start += size
-        assert self._companion is not None
-        index = torch.tensor(stay, device=self._companion.device)
-        for memory in (self._companion, *self._rows.values()):
-            memory[: len(stay)] = memory[index]
+            self._parts = [part for part in self._parts if part[0] % self.stride == 0]
 
     def result(self) -> Sample:
         """What is kept, of the streams that had a row for every sample kept."""
         assert self._companion is not None, "nothing was added"
-        held, (batches, sizes) = self.held, torch.tensor(self._parts).T
+        held = self.held
         return Sample(
             {name: memory[:held].cpu().clone() for name, memory in self._rows.items()},
             self._companion[:held].cpu().clone(),
-            batches.repeat_interleave(sizes),
+            torch.tensor([batch for batch, places in self._parts for _ in places]),
             torch.full((held,), self.samples / held, dtype=torch.float64),
         )

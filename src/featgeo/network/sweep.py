@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -184,11 +183,7 @@ class Pass:
         both, companion = self.ends.close()
         good = {name: self.streams[name] for name in self.order if not self.seen[name].obstacle}
         whole = {name: stream for name, stream in good.items() if stream.rows.count == len(both)}
-        for stop, size in zip(itertools.accumulate(sizes), sizes, strict=True):
-            span = slice(stop - size, stop)
-            due = whole if self.keeper.due else {}
-            picked = {name: self.keeper.pick(own.rows.all[span], own.shift) for name, own in due.items()}
-            self.keeper.close(both[span], picked)
+        self.keeper.add(sizes, both, {name: (own.rows.all, own.shift) for name, own in whole.items()})
         for name in self.order:
             rows = self.streams[name].rows
             times = self._times.pop(name, [])
