@@ -215,6 +215,14 @@ def _add_gram(total: Tensor, rows: Tensor) -> None:
         total[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])
 
 
+def _mirrored(total: Tensor) -> Tensor:
+    """The whole symmetric matrix, in place of its upper block triangle."""
+    for start in range(0, len(total), TILE):
+        stop = start + TILE
+        total[stop:, start:stop] = total[start:stop, stop:].T
+    return total
+
+
 class _Block:
     """Sums of products in the data's own precision over some batches, about one shift."""
 
@@ -246,10 +254,8 @@ class _Block:
 
     def moments(self) -> Moments:
         assert self.sums is not None
-        upper = self.scatter.triu_()  # the rest was not summed
-        tensors = (self.shift, upper + upper.T, self.sums, self.side_shift, self.side_total)
+        tensors = (self.shift, _mirrored(self.scatter), self.sums, self.side_shift, self.side_total)
         shift, scatter, sums, side_shift, side_total = (t.to(torch.float64) for t in tensors)
-        scatter.diagonal().mul_(0.5)
         step, side = sums[0] / self.count, side_total / self.count
         return Moments(
             self.count,

@@ -146,9 +146,11 @@ def _certain_cholesky(sigma: Tensor, scale: Tensor, tolerance: float) -> Tensor 
     for _ in range(INVERSE_STEPS):
         vector = column * cholesky_solve(lower, column * vector / vector.norm())
         growth = vector.norm().item()
+    room = 1 / (10 * tolerance * growth)
+    if len(sigma) < room:  # its trace bounds the largest eigenvalue too
+        return lower
     precision = scale.square().reciprocal()
-    largest = (sigma.square() @ precision @ precision).sqrt().item()
-    return lower if growth * 10 * tolerance * largest < 1 else None
+    return lower if (sigma.square() @ precision @ precision).sqrt().item() < room else None
 
 
 def cholesky(matrix: Tensor) -> Tensor | None:
