@@ -215,3 +215,16 @@ def test_what_is_made_of_the_action_does_not_hang_on_rounding(
         assert torch.allclose(one.curvature.matrix, two.curvature.matrix, rtol=0, atol=1e-9)
         inverse = one.curvature.pseudo_inverse
         assert (inverse - two.curvature.pseudo_inverse).norm() <= 1e-5 * inverse.norm()
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_shares_that_rounding_keeps_from_one_do_not_stop_the_search(precision: torch.dtype) -> None:
+    """Summed in single precision class shares miss 1 by some 1e-7: a slope along which no softmax can move."""
+    torch.manual_seed(0)
+    tail = nn.Sequential(nn.SiLU(), nn.Linear(16, 3)).double()
+    risk = CanonicalRisk(NAMED["cross_entropy"](), torch.tensor([0.2, 0.5, 0.3 + 2e-7]).double())
+    point = bayes_action(risk, tail, torch.randn(16).double(), precision=precision)
+    assert point.converged
+    assert point.reached
+    assert point.notes() == []
+    assert torch.allclose(point.output.softmax(0), risk.mean, atol=1e-3)

@@ -30,7 +30,10 @@ PATIENCE = 10  # evaluations of an inexact tail within which the search must
 SLOW = 1e-2  # lower the loss by this share of what it has lowered it by so far
 LEVEL = 1e-14  # a promised decrease below this fraction of the loss is lost in its rounding: converged
 NEWTON_WIDTH = 256  # widest layer for which the exact Hessian is formed
-FLAT = 1e-8  # slope without curvature above which there is no minimum yet, as beyond the knee of a Huber loss
+FLAT = (
+    1e-8  # slope without curvature above which there is no minimum yet, as beyond the knee of a Huber loss;
+)
+COARSE = 2e-6  # the same where outputs and targets were summed in single precision: sixteen of its roundings
 
 
 def jacobian_of(tail: Tail, point: Tensor, width: int | None = None) -> tuple[Tensor, Tensor]:
@@ -72,23 +75,24 @@ class _Place(NamedTuple):
 
 def _describe(risk: Risk, place: _Place, tolerance: float, steps: int, bare: bool = False) -> OperatingPoint:
     """The operating point at an action, without the saturation test; bare where the tail is the identity."""
+    flat = FLAT if tolerance < LEVEL else COARSE
     action, output, jacobian = place
     residual, outer = risk.gradient(output), risk.factor(output)
     readout = thin_svd(outer)
     factor = outer if bare else outer @ jacobian
     curvature = readout if bare else thin_svd(factor)
-    decrement = _decrement(curvature, jacobian.T @ residual)
+    decrement = _decrement(curvature, jacobian.T @ residual, flat)
     loss = risk.value(output[None])[0].item()
     return OperatingPoint(
         action, output, residual, jacobian, factor, curvature, readout, loss, decrement,
-        _decrement(readout, residual), decrement <= tolerance * max(1.0, abs(loss)), steps, (),
+        _decrement(readout, residual, flat), decrement <= tolerance * max(1.0, abs(loss)), steps, (),
     )  # fmt: skip
 
 
-def _decrement(svd: ThinSVD, gradient: Tensor) -> float:
+def _decrement(svd: ThinSVD, gradient: Tensor, flat: float) -> float:
     """½ gᵀH⁺g with H = RᵀR: the decrease that a full Newton step promises; infinite for a slope without curvature."""
     along = svd.right.T @ gradient
-    if (gradient - svd.right @ along).norm() > FLAT:
+    if (gradient - svd.right @ along).norm() > flat:
         return math.inf
     return 0.5 * (along / svd.values).square().sum().item()
 
@@ -111,7 +115,7 @@ def _damped(
         gradient = place.jacobian.T @ risk.gradient(place.output)
         slope = svd.right.T @ gradient
         uncurved = gradient - svd.right @ slope
-        uncurved = uncurved if uncurved.norm() > FLAT else torch.zeros_like(uncurved)
+        uncurved = uncurved if uncurved.norm() > (COARSE if hasty else FLAT) else torch.zeros_like(uncurved)
         promise = 0.5 * (slope / svd.values).square().sum().item()
         if promise <= tolerance * max(1.0, abs(current)) and not uncurved.any():
             break
