@@ -65,6 +65,20 @@ def test_reasons_that_differ_in_a_number_are_told_together():
     assert "and 3 more" in text
 
 
+def test_what_is_special_of_a_row_is_told_below_the_table():
+    """Why it is bypassed, what is to be said of its view, a gain that cannot be: each once, as in the page."""
+    layers = [fake_layer(name, "Linear", 4, 4, 1.0) for name in ("fc1", "fc2", "fc3")]
+    layers[0].update(status="bypassed", reason="the output still varies; a road leads past")
+    layers[0]["views"]["average"]["remark"] = layers[1]["views"]["average"]["remark"] = "not unique"
+    layers[1]["views"]["average"]["gain_available"] = 121.0
+    text = " ".join(printed(fake_report(layers), 166).split())
+    assert "bypassed: fc1 (the output still varies; a road leads past)" in text
+    assert "bypassed: fc1 (not unique)" in text
+    assert "analysed: fc2 (not unique)" in text
+    assert "analysed: fc2 (gain of 121 promised where there is 2.30 to gain)" in text
+    assert "fc3 (" not in text
+
+
 def test_skipped_rows_are_dim():
     stream = io.StringIO()
     data = fake_report([fake_layer("fc", "Linear", 4, 4, 1.0), skipped_layer("norm", "no weight matrix")])

@@ -17,6 +17,25 @@ def test_every_layer_has_its_curves():
     assert {text.get_text() for text in gain.texts} >= {"conv1", "conv2", "fc1", "fc2", "head"}
 
 
+@pytest.mark.parametrize("absurd", [False, True])
+def test_gains_that_cannot_be_do_not_set_the_scale(absurd):
+    """More than the best constant loses: cut, marked and counted; so are weights far worse than none (those of fc2)."""
+    first, second = five_layers(), five_layers()
+    view = first["layers"]["fc1"]["views"]["average"]
+    if absurd:
+        view["gain_available"], view["gain_used"] = 1e4, -3e5
+    gain = timeline([(0, first), (100, second)]).axes[2]
+    low, high = gain.get_ylim()
+    constant = view["constant_loss"]
+    assert high <= 1.1 * constant
+    assert low >= -constant
+    assert absurd == (high > 1.07 * constant)
+    told = [text.get_text() for text in gain.get_legend().get_texts()]
+    count = 2 + 2 * absurd
+    assert f"beyond the scale: {count} of 20 values" in told
+    assert sum(line.get_marker() in ("^", "v") for line in gain.lines) == count
+
+
 def test_marks_are_hollow_where_a_layer_is_not_local():
     figure = timeline([(0, five_layers()), (100, five_layers())])
     marks = [line for line in figure.axes[1].lines if line.get_marker() == "o"]

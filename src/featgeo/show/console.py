@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from featgeo.show import digest, words
-from featgeo.show.rows import Row, checked, rows
+from featgeo.show.rows import Row, checked, first_point, rows
 
 NARROWEST, WIDEST = 80, 166  # columns of text that is not written to a terminal
 LISTED = 6  # most layers that a note or a finding names
@@ -81,7 +81,7 @@ class ReportTable:
         found = rows(self.data)
         yield Text(plain_minus(digest.caption(self.data)), style="bold")
         yield _table(found, options.max_width)
-        yield from _notes(found)
+        yield from _notes(found, first_point(self.data))
         for text, names in digest.warnings(self.data).items():
             about = f"{words.listed(names, LISTED)}: " if names else ""
             yield hanging("!", "yellow", Text(f"warning: {about}{text}"))
@@ -152,10 +152,11 @@ def _fitting(found: list[Row], room: int) -> list[Column]:
     return [column for column in COLUMNS if column.title in chosen]
 
 
-def _notes(found: list[Row]) -> Iterator[RenderableType]:
+def _notes(found: list[Row], at: str) -> Iterator[RenderableType]:
     """Why layers were skipped or are special, each reason once."""
     for status in dict.fromkeys(row.status for row in found):
-        about = ((row.name, row.reason) for row in found if row.reason and row.status == status)
+        told = (row for row in found if row.status == status)
+        about = ((row.name, note) for row in told for note in words.row_notes(row, at))
         for reason, names in digest.grouped(about).items():
             yield hanging(
                 "–", "dim", Text(f"{status}: {words.listed(names, LISTED)} ({reason})", style="dim")

@@ -33,6 +33,7 @@ class Row:
         significant: number of modes above the noise floor.
         rank99: number of modes that hold 99 % of the gain of the significant ones.
         width_curve: predicted loss with 0, 1, 2, ... modes kept.
+        remark: what is to be said of its view here, else empty.
         promised: whether the gain available exceeds the loss of the best constant, which no loss does that is never
             negative.
     """
@@ -68,6 +69,7 @@ class Row:
     significant: int | None = None
     rank99: int | None = None
     width_curve: tuple[float, ...] = ()
+    remark: str = ""
     promised: bool = False
 
     @property
@@ -190,6 +192,7 @@ def _row(name: str, layer: Mapping[str, Any], at: str, bounded: bool) -> Row:
         significant=significant,
         rank99=_rank(spectrum[:significant], 0.99),
         width_curve=_width_curve(loss, spectrum),
+        remark=printable(view.get("remark") or ""),
         promised=bounded and gain is not None and loss is not None and gain > loss,
     )
 

@@ -19,9 +19,13 @@ CURVES = 6  # most layers shown
 ACROSS = 6.2  # inches
 HEIGHTS = (1.1, 1.9, 1.9)  # inches of the three panels
 BETWEEN = 0.62  # inches from one panel to the next, for title and legend
-DEEP = 0.5  # how far below zero gains are shown, in greatest gains available
+DEEP = 0.5  # how far below zero gains are shown, in greatest gains that can be; beyond both ends they are counted
 TRUSTED = 0.8  # locality below which a mark is hollow
 DASHED = (0, (4, 2))
+LINES: dict[str, dict[str, Any]] = {
+    "gain_available": {"linewidth": 1.0, "linestyle": DASHED},
+    "gain_used": {"linewidth": 1.6},
+}
 
 
 def timeline(reports: Sequence[tuple[int, Mapping[str, Any]]], at: str | None = None) -> style.Drawing:
@@ -143,24 +147,37 @@ def _gain(
     colors: Mapping[str, str],
     units: str,
 ) -> None:
-    most, least, ends = 1e-12, 0.0, []
+    known = [row for found in series.values() for row in found if row is not None]
+    most = max([1e-12, *(row.gain_drawn for row in known)])
+    least = min([0.0, *(row.gain_used for row in known if row.gain_used is not None)])
+    low, high = max(1.08 * least, -DEEP * most), 1.08 * most
+    ends, values, outside = [], 0, 0
     for name, found in series.items():
-        xs, ys, _ = _points(steps, found, "gain_available")
-        axes.plot(xs, ys, color=colors[name], linewidth=1.0, linestyle=DASHED)
-        most = max([most, *ys])
-        xs, ys, _ = _points(steps, found, "gain_used")
-        axes.plot(xs, ys, color=colors[name], linewidth=1.6)
-        least = min([least, *ys])
+        for field, look in (
+            ("gain_available", {"linewidth": 1.0, "linestyle": DASHED}),
+            ("gain_used", {"linewidth": 1.6}),
+        ):
+            xs, ys, _ = _points(steps, found, field)
+            axes.plot(xs, ys, color=colors[name], **look)
+            values += len(ys)
+            for x, y in zip(xs, ys, strict=True):
+                if not low <= y <= high:
+                    outside += 1
+                    edge, mark = (high, "^") if y > high else (low, "v")
+                    axes.plot(x, edge, marker=mark, markersize=3.2, color=colors[name], clip_on=False)
         if xs:
-            ends.append((ys[-1], xs[-1], short(name), colors[name]))
-    low = max(1.08 * least, -DEEP * most)
-    axes.set_ylim(low, 1.08 * most)
+            ends.append((min(max(ys[-1], low), high), xs[-1], short(name), colors[name]))
+    axes.set_ylim(low, high)
     axes.axhline(0, color=style.MUTED, linewidth=0.7, zorder=1)
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    ends = [(max(value, low), x, name, color) for value, x, name, color in ends]
-    name_ends(axes, ends, max(max(steps), min(steps) + 1), 0.05 * (1.08 * most - low), start=min(steps))
+    name_ends(axes, ends, max(max(steps), min(steps) + 1), 0.05 * (high - low), start=min(steps))
     handles: list[Artist] = [
-        Line2D([], [], color=style.DEPTH[3], linewidth=1.6, label="used"),
-        Line2D([], [], color=style.DEPTH[3], linewidth=1.0, linestyle=DASHED, label="available"),
+        Line2D([], [], color=style.DEPTH[3], label="used", **LINES["gain_used"]),
+        Line2D([], [], color=style.DEPTH[3], label="available", **LINES["gain_available"]),
     ]
+    if outside:
+        label = f"beyond the scale: {outside} of {values} values"
+        handles.append(
+            Line2D([], [], color=style.DEPTH[3], linestyle="none", marker="^", markersize=3.2, label=label)
+        )
     heading(axes, f"Gain ({units})", handles, indent=-0.42, handle=1.7)

@@ -138,11 +138,15 @@ def sentence(text: Any) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) or not text else ".")
 
 
-def row_note(row: Row, at: str) -> str:
-    """Why a row is incomplete or special, in words; empty where nothing is to be said."""
-    if row.promised:
-        told = f"gain of {number(row.gain_available)} promised where there is {number(row.constant_loss)} to gain"
-        return f"{row.reason}; {told}" if row.reason else told
+def row_notes(row: Row, at: str) -> list[str]:
+    """Why a row is incomplete or special, in words, one thing each."""
     if row.has_view or row.status == "skipped":
-        return row.reason
-    return row.reason or f"not analysed at this operating point ({POINT_NAMES.get(at, at)})"
+        gain, loss = number(row.gain_available), number(row.constant_loss)
+        told = f"gain of {gain} promised where there is {loss} to gain" if row.promised else ""
+        return [text for text in (row.reason, row.remark, told) if text]
+    return [row.reason or f"not analysed at this operating point ({POINT_NAMES.get(at, at)})"]
+
+
+def row_note(row: Row, at: str) -> str:
+    """All of it; empty where nothing is to be said."""
+    return "; ".join(row_notes(row, at))
