@@ -58,9 +58,11 @@ def test_exact_reaches_logistic_regression_at_its_tightest_tolerance(decay):
     assert abs(ours - other) <= 1e-6 * other
 
 
-def test_exact_from_samples_of_samples(monkeypatch):
-    """The course that large data take: samples first, float32 products, float64 at the end."""
+@pytest.mark.parametrize("rank", [12, 256])
+def test_exact_from_samples_of_samples(rank, monkeypatch):
+    """The course that large data take: samples and leading directions first, float32 products, float64 at the end."""
     monkeypatch.setattr(newton, "SAMPLE", 512)
+    monkeypatch.setattr(newton, "RANK", rank)
     monkeypatch.setattr("featgeo.apply.fit.SINGLE", 1000)
     x, y = DIGITS[0].float() / 16, DIGITS[1]
     head = fg.solve_head(x, y, weight_decay=1e-3, refine="exact")

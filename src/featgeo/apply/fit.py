@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from featgeo.apply.dual import dual_of, is_wide
-from featgeo.apply.newton import SAMPLE, Geometry, Optimum, minimise, minimise_from_constant, newton_step
+from featgeo.apply.geometry import Geometry
+from featgeo.apply.newton import SAMPLE, Optimum, minimise, minimise_from_constant, newton_step
 from featgeo.apply.objective import Objective
 from featgeo.apply.onepass import Constant, Local, constant_of, local_of
 from featgeo.apply.rows import Rows
@@ -97,7 +98,7 @@ class Problem:
             return None
         canonical = isinstance(self.loss, CanonicalLoss)
         constant = None if self.whole and canonical else self._constant
-        rows = self.rows if self.whole else self.rows.sample(SAMPLE // 2)
+        rows = self.rows if self.whole else self.rows.sample(SAMPLE)
         return local_of(rows.raw(), self.loss, self.width, constant, self.bias)
 
     @cached_property

@@ -52,8 +52,7 @@ def check_features(x: Any) -> Any:
     if x.dtype not in (torch.float32, torch.float64):
         x = x.to(torch.float32 if x.is_floating_point() else torch.get_default_dtype())
     x = x.detach()
-    sums = x.sum(0)
-    if not torch.isfinite(sums).all() and not torch.isfinite(x).all():
+    if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():
         bad = (~torch.isfinite(x)).nonzero()[0].tolist()
         raise FeatgeoError(
             "features", f"NaN or infinite values (first: row {bad[0]}, column {bad[1]})", "Remove them."

@@ -2,22 +2,25 @@
 
 Each step costs one pass over all rows, for value and gradient. Its direction solves the Newton equation roughly by
 conjugate gradients on a sample that is held in memory, preconditioned by the local geometry: the mean metric H̄ of the
-loss on one side, the covariance Σ of the features on the other, inverted together with λ in the two eigenbases. Such
-a direction fits its sample too well; how far to go along it, output by output, along the last step and along θ itself,
-is searched on another sample (:mod:`featgeo.apply.subspace`). The samples grow when they predict badly (Byrd, Chin,
-Neveitt, Nocedal, SIAM J. Optim. 21, 2011); where they are all of the data this is Newton's method.
+loss on one side, the covariance Σ of the features on the other, inverted together with λ in the two eigenbases. The
+sample is asked for curvature only along the features' directions of most variance, the geometry stands for the others
+(:mod:`featgeo.apply.geometry`). Such a direction still fits its sample too well; how far to go along it, output by
+output, along the last step and along θ itself, is searched on another sample (:mod:`featgeo.apply.subspace`). The
+samples grow when they predict badly (Byrd, Chin, Neveitt, Nocedal, SIAM J. Optim. 21, 2011), and the directions with
+them; where they are all of the data this is Newton's method.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from featgeo.apply.conjugate import Solve, conjugate_gradients, iterates
+from featgeo.apply.conjugate import conjugate_gradients
+from featgeo.apply.geometry import Geometry, directions
 from featgeo.apply.objective import Objective
 from featgeo.apply.rows import Rows
 from featgeo.apply.subspace import Subspace
@@ -37,53 +40,7 @@ GROWTH = 0.2  # share of the promised decrease below which the samples grow; als
 SLOW = 0.8  # the ratio of two promises above which they do
 SLOWEST = 0.9  # the same, as it is used to tell the gap
 LEAST = 1e-4  # of F: a gain below that is not resolved further
-FLOOR = 1e-10  # relative curvature that is none
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Σ of the features in its eigenbasis: the preconditioner's half that stays while θ moves.
-
-    Attributes:
-        covariance: Σ (k, k), or variances (k,): Σ is taken as diagonal.
-    """
-
-    covariance: Tensor
-    _bases: dict[torch.dtype, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
-
-    def to(self, device: torch.device) -> Geometry:
-        """The same on another device."""
-        return Geometry(self.covariance.to(device), self._bases if device == self.covariance.device else {})
-
-    def _basis(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        if dtype not in self._bases:
-            self._bases[dtype] = torch.linalg.eigh(self.covariance.to(dtype))
-        return self._bases[dtype]
-
-    def inverse(self, metric: Tensor, weight_decay: float) -> Solve:
-        """The inverse of H̄ ⊗ Σ + λ on weights, of H̄ on biases; in float32 where λ hides what that loses."""
-        sizes, vectors = (part.to(self.covariance.device) for part in torch.linalg.eigh(metric))
-        sizes = sizes.abs()
-        if self.covariance.ndim == 1:
-            values, basis = self.covariance.clamp_min(0), None
-        else:
-            lost = torch.finfo(torch.float32).eps * self.covariance.trace() * sizes.max()
-            values, basis = self._basis(torch.float32 if weight_decay > lost else torch.float64)
-            values = values.clamp_min(0).to(torch.float64)
-        scale = sizes[:, None] * values + weight_decay
-        scale = torch.where(scale > FLOOR * scale.max(), 1 / scale, 0.0)
-        bias = torch.where(sizes > FLOOR * sizes.max(), 1 / sizes, 0.0)
-
-        def solve(gradient: Tensor) -> Tensor:
-            turned = vectors.T @ gradient
-            weight = turned[:, :-1]
-            if basis is None:
-                weight = weight * scale
-            else:
-                weight = ((weight.to(basis) @ basis * scale.to(basis)) @ basis.T).to(turned)
-            return vectors @ torch.cat([weight, (bias * turned[:, -1])[:, None]], dim=1)
-
-        return solve
+RANK = 256  # eigendirections of Σ in which the first samples tell of the curvature
 
 
 @dataclass(frozen=True)
@@ -191,18 +148,14 @@ def _step(
     most: int,
 ) -> Tensor:
     """The step to be tried from θ."""
-    curvature = objective.curvature(theta, samples[0])
-    metric = curvature.metric()
-    precondition = geometry.inverse(metric, objective.weight_decay)
-    direction, half = gradient, None
-    for number, direction in enumerate(iterates(curvature.times, precondition, gradient, forcing, most), 1):
-        if number == most // 2 > 1:
-            half = direction
-    directions = [direction, precondition(gradient), *([] if last is None else [last])]
-    if half is not None and samples[0] is not samples[1]:
-        directions.append(half)  # it fits its sample less
-    step = Subspace(objective, samples[1], theta, gradient, directions, metric, forcing).step()
-    return step if (gradient * step).sum() < 0 else -precondition(gradient)
+    every = samples[0] is samples[1]
+    rank = theta.shape[1] if every else RANK * samples[0].count // SAMPLE
+    found = directions(objective, geometry, samples[0], theta, gradient, forcing, most, rank)
+    tried = [found.newton, found.local, *([] if last is None else [last])]
+    if found.half is not None and not every:
+        tried.append(found.half)  # it fits its sample less
+    step = Subspace(objective, samples[1], theta, gradient, tried, found.metric, forcing).step()
+    return step if (gradient * step).sum() < 0 else -found.local
 
 
 def newton_step(

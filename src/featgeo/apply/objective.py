@@ -72,10 +72,12 @@ class Objective:
         penalty = 0.5 * self.weight_decay * theta[:, :-1].square().sum()
         return (value / self.rows.total + penalty).item(), gradient
 
-    def curvature(self, theta: Tensor, rows: Rows) -> Curvature:
-        """The Hessian at θ over some rows that are held, ready for products."""
+    def curvature(self, theta: Tensor, rows: Rows, basis: Tensor | None = None) -> Curvature:
+        """The Hessian at θ over some rows that are held, ready for products; of [W V | b̃] with a basis V (k, r)."""
         block = rows.held(self.curvature_dtype, self.shift)
-        return Curvature(self.loss, block, rows.total, theta, self.weight_decay, self.shift is not None)
+        bend = Bend(self.loss, block.outputs(theta), block.y, block.w)
+        within = block if basis is None else rows.along(basis, self.shift)
+        return Curvature(bend, within, rows.total, self.weight_decay, self.shift is not None)
 
 
 class Bend:
@@ -88,12 +90,13 @@ class Bend:
         w: sample weights (m,), or None.
 
     Attributes:
+        loss: of the outputs.
         outputs: z.
         scores: w ∂loss/∂z (m, d).
     """
 
     def __init__(self, loss: Loss, outputs: Tensor, y: Tensor, w: Tensor | None) -> None:
-        self.outputs, self._loss = outputs, loss
+        self.outputs, self.loss = outputs, loss
         self._weight = None if w is None else w[:, None].to(outputs.dtype)
         if isinstance(loss, CanonicalLoss):
             self._mean = loss.mean(outputs).contiguous()
@@ -108,8 +111,8 @@ class Bend:
 
     def times(self, rows: Tensor) -> Tensor:
         """The products w ∂²loss/∂z² u (m, d) with rows u (m, d)."""
-        if isinstance(self._loss, CanonicalLoss):
-            product = times_variance(self._loss, self._mean, rows)
+        if isinstance(self.loss, CanonicalLoss):
+            product = times_variance(self.loss, self._mean, rows)
         else:  # a score's derivative is symmetric: a backward pass multiplies by it
             with torch.enable_grad():  # a scalar: torch imports sympy to check the shapes of anything else
                 total = (self._graph * rows).sum()
@@ -121,20 +124,16 @@ class Curvature:
     """∂²F/∂θ² at one θ over some rows: products with directions, and its mean over the rows in output space.
 
     Args:
-        loss: of the outputs.
+        bend: ∂²loss/∂z² there.
         block: the rows.
         total: sum of their weights.
-        theta: where.
         weight_decay: λ.
         bias: whether the head has one.
     """
 
-    def __init__(
-        self, loss: Loss, block: Block, total: float, theta: Tensor, weight_decay: float, bias: bool
-    ) -> None:
+    def __init__(self, bend: Bend, block: Block, total: float, weight_decay: float, bias: bool) -> None:
         self.total, self.weight_decay, self.bias = total, weight_decay, bias
-        self._loss, self._block = loss, block
-        self._bend = Bend(loss, block.outputs(theta), block.y, block.w)
+        self._bend, self._block = bend, block
 
     def times(self, direction: Tensor) -> Tensor:
         """The Hessian times a direction (d, k + 1)."""
@@ -149,7 +148,7 @@ class Curvature:
         count, width = self._bend.outputs.shape
         part = slice(0, min(count, max(10 * width, METRIC_WORK // width**2)))
         w = None if self._block.w is None else self._block.w[part]
-        bend = Bend(self._loss, self._bend.outputs[part], self._block.y[part], w)
+        bend = Bend(self._bend.loss, self._bend.outputs[part], self._block.y[part], w)
         metric = torch.zeros(width, width, dtype=torch.float64)
         for j in range(width):
             unit = torch.zeros_like(bend.scores)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 8192  # rows at a time
-OUTPUTS = 1 << 20  # entries of outputs at a time
+OUTPUTS = 1 << 17  # entries of outputs at a time
 SMALL = 1 << 22  # entries of which a centred copy is kept in any precision
 FAR = 10  # means of so many spreads are subtracted before a product in float32, lesser ones after it
 SOME = 1024  # rows that tell
@@ -90,6 +90,8 @@ class Rows:
         self.width: int = 0 if x is None else x.shape[1]  # of a stream that passes once it is not known
         self.total = total if total is not None else float(len(y)) if w is None else w.sum().item()
         self._held: dict[torch.dtype, Block] = {}
+        self._along: tuple[Tensor, Block] | None = None
+        self._drawn: dict[tuple[int, int], Rows] = {}  # the last sample
 
     @property
     def in_memory(self) -> bool:
@@ -166,6 +168,14 @@ class Rows:
                 self._held[dtype] = Block((finer - shift.to(finer.dtype)).to(dtype), self.y, self.w)
         return self._held[dtype]
 
+    def along(self, basis: Tensor, shift: Tensor | None) -> Block:
+        """The same in coordinates of some directions (k, r): x V of centred dense rows x."""
+        if self._along is None or self._along[0] is not basis:
+            block = self.held(basis.dtype, shift)
+            level = 0.0 if block.shift is None else block.shift.to(basis) @ basis
+            self._along = basis, Block(block.x @ basis - level, self.y, self.w)
+        return self._along[1]
+
     def _is_far(self, shift: Tensor) -> bool:
         """Whether some feature's mean is many spreads from zero, as the first rows tell: products are inexact then."""
         spread = (self.x[:SOME] - shift.to(self.x.dtype)).square().mean(0)
@@ -182,5 +192,7 @@ class Rows:
         held = len(self.y)
         if size >= held:
             return self if self.in_memory else Rows(self.x, self.y, self.w)
-        order = torch.randperm(held, generator=torch.Generator().manual_seed(0))
-        return self.take(order[skip : skip + size].sort().values)
+        if (size, skip) not in self._drawn:
+            order = torch.randperm(held, generator=torch.Generator().manual_seed(0))
+            self._drawn = {(size, skip): self.take(order[skip : skip + size].sort().values)}
+        return self._drawn[size, skip]
