@@ -275,6 +275,22 @@ def test_separable_classes_without_a_penalty_are_said():
     assert head.converged is False
 
 
+def test_its_text_is_short_and_says_what_is_known():
+    x, y = DIGITS
+    first, *rest = str(fg.solve_head(x, y, weight_decay=0.01)).splitlines()
+    assert first == "head of 64 features and 10 outputs, cross_entropy, weight decay 0.01"
+    assert rest == ["one pass, objective not evaluated: refine='exact' gives the optimum"]
+    head = fg.solve_head(x, y, weight_decay=[0.1, 0.01], refine="exact", cv=2)
+    assert f"objective {head.objective:.6g}, about {head.gap:.1g} above the least after " in str(head)
+    assert ", optimal\nweight decay chosen among 2" in str(head)
+    exact = fg.solve_head(x, x[:, :2], "mse", weight_decay=0.01)
+    assert str(exact).splitlines()[1] == f"objective {exact.objective:.6g}"
+    with pytest.warns(FeatgeoWarning):
+        stopped = fg.solve_head(x[:200], y[:200] % 2, refine="exact", max_steps=1)
+    assert " after 1 step\nwarning: no convergence in 1 steps" in str(stopped)
+    assert not any("nan" in str(h) or "tensor" in repr(h) for h in (exact, head, stopped))
+
+
 def test_to_linear_computes_the_same():
     x, y = DIGITS
     head = fg.solve_head(x.float(), y, weight_decay=0.01)

@@ -43,8 +43,8 @@ class Head:
         warnings: what does not hold.
     """
 
-    weight: Tensor
-    bias: Tensor
+    weight: Tensor = field(repr=False)
+    bias: Tensor = field(repr=False)
     loss: str
     weight_decay: float
     objective: float
@@ -62,6 +62,23 @@ class Head:
             product = features @ self.weight.to("cpu", torch.float64).numpy().T
             return torch.from_numpy(np.asarray(product)).to(self.weight) + self.bias
         return torch.as_tensor(features).to(self.weight) @ self.weight.T + self.bias
+
+    def __str__(self) -> str:
+        outputs, inputs = self.weight.shape
+        lines = [
+            f"head of {inputs:,} features and {outputs:,} outputs, {self.loss}, weight decay {self.weight_decay:.3g}"
+        ]
+        if math.isnan(self.objective):
+            lines.append("one pass, objective not evaluated: refine='exact' gives the optimum")
+        else:
+            gap = f", about {self.gap:.1g} above the least" if self.gap > 0 else ""
+            steps = f" after {self.steps} step{'' if self.steps == 1 else 's'}" if self.steps else ""
+            lines.append(
+                f"objective {self.objective:.6g}{gap}{steps}" + (", optimal" if self.converged else "")
+            )
+        if self.path:
+            lines.append(f"weight decay chosen among {len(self.path)}; the path has all")
+        return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
 
     def to_linear(self) -> nn.Linear:
         """The head as a layer."""

@@ -52,6 +52,23 @@ def test_saved_and_loaded_it_is_the_same(tracker: fg.Tracker, tmp_path: Path) ->
     assert list(loaded.reports()) == ["step 0", "step 10", "step 20", "step 30"]
 
 
+def test_its_text_lists_loss_and_alignments(tracker: fg.Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = str(tracker.history).splitlines()
+    assert lines[0] == "4 analyses, steps 0 to 30"
+    for line, snapshot in zip(lines[1:], tracker.history, strict=True):
+        alignments = sorted(layer.alignment for layer in snapshot.report)
+        assert line.startswith(
+            f"  step {snapshot.step}: loss {snapshot.report.loss_value:.4g}, alignment from "
+        )
+        assert [float(word.rstrip(",")) for word in line.split() if word.count(".") == 1][
+            1:
+        ] == pytest.approx(alignments, abs=6e-4)
+    monkeypatch.setattr("featgeo.network.tracking.history.LINES", 2)
+    assert str(tracker.history).splitlines()[1:] == [lines[1], "  ... 2 more ...", lines[4]]
+    failed = fg.History([], [(7, "RuntimeError: once")])
+    assert str(failed) == "no analysis yet\nfailed at step 7: RuntimeError: once"
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"format": 1, "kind": "history", "snapshots": [{}]}', "\x00"]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from featgeo.show.style import Drawing
 
 FORMAT = 1  # of the JSON file
+LINES = 12  # most analyses that the text lists
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,18 @@ class History:
 
     def __getitem__(self, place: int) -> Snapshot:
         return self.snapshots[place]
+
+    def __str__(self) -> str:
+        if not self.snapshots:
+            lines = ["no analysis yet"]
+        else:
+            first, last = self.snapshots[0].step, self.snapshots[-1].step
+            times = "1 analysis" if len(self) == 1 else f"{len(self)} analyses"
+            lines = [f"{times}, " + (f"steps {first} to {last}" if last > first else f"step {first}")]
+            told = [_line(snapshot) for snapshot in self]
+            left = len(told) - LINES
+            lines += told if left <= 0 else [told[0], f"  ... {left} more ...", *told[left + 1 :]]
+        return "\n".join([*lines, *(f"failed at step {step}: {text}" for step, text in self.failures)])
 
     def reports(self) -> dict[str, Report]:
         """The reports by name of step, as ``compare`` takes them."""
@@ -125,3 +139,17 @@ class History:
             )
             raise FeatgeoError("history", f"no analysis yet{failed}", "Train on, or call tracker.analyze().")
         return self.snapshots
+
+
+def _line(snapshot: Snapshot) -> str:
+    """Step, loss and range of the alignments."""
+    found = [
+        (view.alignment, view.name) for view in snapshot.report.analysed if math.isfinite(view.alignment)
+    ]
+    text = f"  step {snapshot.step}: loss {snapshot.report.loss_value:.4g}"
+    if not found:
+        return f"{text}, no layer with an alignment"
+    (low, lowest), (high, highest) = min(found), max(found)
+    if len(found) == 1:
+        return f"{text}, alignment {low:.3f} ({lowest})"
+    return f"{text}, alignment from {low:.3f} ({lowest}) to {high:.3f} ({highest})"
