@@ -13,7 +13,17 @@ ROOT = Path(__file__).parents[1]
 MAX_LINES = 300
 MAX_BYTES = 2 * 2**20
 MACHINE_PATH = re.compile(rb"(?<![\w.:/~-])/(?:home|root|work|opt|Users)/")
-HEAVY = {"jinja2", "matplotlib", "pandas", "rich", "scipy.stats", "sklearn", "typer"}
+HEAVY = {
+    "jinja2",
+    "matplotlib",
+    "pandas",
+    "rich",
+    "scipy.linalg",
+    "scipy.optimize",
+    "scipy.sparse",
+    "sklearn",
+    "typer",
+}
 
 
 def git_files(*options: str) -> list[Path] | None:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # loads its parts when they are used: scipy.optimize takes a quarter of a second
 import torch
 from numpy.typing import NDArray
-from scipy import optimize
 from torch import Tensor
 
 from featgeo.data.batches import Batch
@@ -273,7 +273,7 @@ def frozen_action(frozen: FrozenLayer, start: Tensor, precision: torch.dtype) ->
     options = {"gtol": level, "maxiter": MAX_STEPS, "norm": 2}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of steps lost in rounding: what was reached is judged below
-        found: Any = optimize.minimize(  # type: ignore[call-overload]
+        found: Any = scipy.optimize.minimize(  # type: ignore[call-overload]
             both, np.zeros(back.shape[1]), jac=True, method="BFGS", options=options
         )
     place, slope, steps = found.x, found.jac, int(found.nit)

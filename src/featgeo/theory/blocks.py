@@ -12,9 +12,9 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import scipy  # loads its parts when they are used
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.linalg import LinearOperator, lsmr
 from torch import Tensor
 
 from featgeo.theory.layer import LayerFit
@@ -58,9 +58,13 @@ def best_blocks(outer: Tensor, inner: Tensor, wanted: Tensor, groups: int, weigh
             made = left.transpose(1, 2) @ torch.from_numpy(flat).reshape(wanted.shape) @ right.transpose(1, 2)
             return made.flatten().numpy()
 
-        operator = LinearOperator((wanted.numel(), size), matvec=forward, rmatvec=adjoint, dtype=np.float64)
+        operator = scipy.sparse.linalg.LinearOperator(
+            (wanted.numel(), size), matvec=forward, rmatvec=adjoint, dtype=np.float64
+        )
         damp = math.sqrt(weight_decay)
-        found = lsmr(operator, wanted.flatten().numpy(), damp, RESIDUAL, RESIDUAL, maxiter=STEPS)[0]
+        found = scipy.sparse.linalg.lsmr(
+            operator, wanted.flatten().numpy(), damp, RESIDUAL, RESIDUAL, maxiter=STEPS
+        )[0]
         blocks = torch.from_numpy(found).reshape(shape)
     return torch.block_diag(*blocks)
 

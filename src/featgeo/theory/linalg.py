@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-import scipy.linalg
+import scipy  # loads its parts when they are used
 import torch
 from torch import Tensor
 
