@@ -241,15 +241,18 @@ class SumStream:
     def add(self, x: Any, y: Tensor, w: Tensor | None) -> None:
         """Count a block."""
         x = x if isinstance(x, Tensor) else torch.from_numpy(x.toarray())
-        root = torch.ones_like(x[:, 0]) if w is None else w.sqrt().to(x)
-        weights = torch.ones_like(root, dtype=torch.float64) if w is None else w
+        weights = torch.ones(len(x), dtype=torch.float64, device=x.device) if w is None else w
         sides = self._statistic(y)
         self._sides += (weights.to(sides.device) @ sides.to(torch.float64)).cpu()
         self._total += weights.sum().item()
         if isinstance(self._loss, CanonicalLoss):
             self._base += (weights @ self._loss.base(y)).item()
-        companion = torch.cat([torch.ones_like(x[:, :1]), sides.to(x)], dim=1) * root[:, None]
-        rows = self._stream.centre((x - self._shift.to(x)) * root[:, None])[0]
+        companion = torch.cat([torch.ones_like(x[:, :1]), sides.to(x)], dim=1)
+        rows = x - self._shift.to(x)
+        if w is not None:
+            root = w.sqrt().to(x)[:, None]
+            companion, rows = companion * root, rows.mul_(root)
+        rows = self._stream.centre(rows)[0]
         self._stream.add(rows, Companion.of(companion, torch.zeros_like(companion[0])))
 
     def result(self) -> Sums:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 8192  # rows at a time
+ENTRIES = 1 << 21  # of the features, likewise: copies of so many are made in memory that was used before
 OUTPUTS = 1 << 17  # entries of outputs at a time
 SMALL = 1 << 22  # entries of which a centred copy is kept in any precision
 FAR = 10  # means of so many spreads are subtracted before a product in float32, lesser ones after it
@@ -137,8 +138,9 @@ class Rows:
         if self._stream is not None:
             yield from self._stream()
             return
-        for start in range(0, self.count, BLOCK):
-            part = slice(start, start + BLOCK)
+        size = min(BLOCK, max(1, ENTRIES // self.width))
+        for start in range(0, self.count, size):
+            part = slice(start, start + size)
             yield self.x[part], self.y[part], None if self.w is None else self.w[part]
 
     def blocks(self, dtype: torch.dtype, shift: Tensor | None, outputs: int) -> Iterator[Block]:
