@@ -264,6 +264,27 @@ def test_few_samples_are_no_evidence(samples: int) -> None:
         assert FEW not in {title for _, title in titles(report)}
 
 
+def test_means_over_positions_that_lack_a_rank_are_no_finding() -> None:
+    """Two channels whose means over positions are alike, and whose positions are not."""
+    torch.manual_seed(0)
+    x, y = torch.randn(300, 4, 6, dtype=torch.float64), torch.randint(0, 3, (300,))
+    x = torch.cat([x, x[:, :1].roll(1, 2)], 1)
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv1d(5, 4, 1), nn.Linear(4, 3)
+
+        def forward(self, z: Tensor) -> Tensor:
+            return self.last(self.first(z).tanh().mean(2))  # type: ignore[no-any-return]
+
+    report = quiet(Pooled().double(), (x, y))
+    assert report["first"].feature_rank == 4 < report["first"].inputs
+    assert ("first", RANK) not in titles(report)
+    twice = torch.cat([x.mean(2), x[:, :1].mean(2)], 1)
+    assert ("0", RANK) in titles(quiet(mlp(6, 4, 3, dtype=torch.float64), (twice, y)))
+
+
 def test_calls_that_want_one_label_per_sample_are_not_named_for_positions() -> None:
     """A hidden layer wider than needed and dead neurons in it, with one label per sample and with one per position."""
     model, x, y = weak(width=9)

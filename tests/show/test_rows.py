@@ -63,7 +63,7 @@ def test_texts_that_differ_in_numbers_are_merged_when_there_are_many():
     few = {"k 1": ["a"], "k 2": ["b"]}
     assert grouped([("a", "k 1"), ("b", "k 2")]) == few
     assert grouped((name, f"rank {i} of {i + 7}.") for i, name in enumerate("abcd")) == {
-        "rank … of ….": list("abcd")
+        "rank 0 to 3 of 7 to 10.": list("abcd")
     }
 
 

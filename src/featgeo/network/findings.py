@@ -220,15 +220,16 @@ def _dependent(report: Report, layer: LayerReport) -> Iterator[Finding]:
     """Features that are determined by others; constant ones count only where no neuron made them."""
     constant = len(layer.constant_features)
     dependent = layer.inputs - layer.feature_rank - (constant if layer.depth else 0)
-    if (
-        dependent > DEPENDENT * layer.inputs and layer.feature_rank < report.samples - 1
-    ):  # else they are too few
+    means = layer.averaged and not report.positions  # what means over positions lack, positions may have
+    limited = layer.feature_rank >= report.samples - 1  # by the number of samples
+    if dependent > DEPENDENT * layer.inputs and not (means or limited):
+        norm = " Behind a layer norm one direction is always missing: no fault." if dependent == 1 else ""
         never = f", {constant} never vary" if constant else ""
         yield Finding(
             layer.name,
             "features are rank-deficient",
             f"rank {layer.feature_rank} of {layer.inputs}{never}",
-            "Constant or duplicated features can be removed without loss.",
+            f"Constant or duplicated features can be removed without loss.{norm}",
             "note",
             _call(report, "compress", _almost_free(report)),
             dependent / layer.inputs,

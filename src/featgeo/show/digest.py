@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from featgeo.show.words import POINT_NAMES, listed, loss_name, number, sentence
 LOW = 0.5  # agreement below which the quadratic misses half of the actual decrease of the loss
 FEW = 4  # most names in one reason of an error
 APART = 3  # most texts that are kept apart although they differ in their numbers only
+NUMBER = re.compile(r"\d(?:[\d.,e+-]*\d)?")
 STOPPED = {
     "max_batches": "ended by max_batches",
     "max_seconds": "ended by max_seconds",
@@ -89,16 +90,32 @@ def caption(data: Mapping[str, Any], at: str | None = None) -> str:
 
 
 def grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """(name, text) pairs as text -> names: what is said of many layers is said once, if need be without its numbers."""
+    """(name, text) pairs as text -> names: what many layers share is said once, its numbers as ranges if need be."""
     patterns: dict[str, dict[str, list[str]]] = {}
     for name, text in pairs:
         patterns.setdefault(_without_numbers(text), {}).setdefault(text, []).append(name)
     groups: dict[str, list[str]] = {}
     for pattern, texts in patterns.items():
-        groups.update(
-            texts if len(texts) <= APART else {pattern: [name for names in texts.values() for name in names]}
-        )
+        if len(texts) > APART:
+            texts = {_ranged(list(texts), pattern): [name for names in texts.values() for name in names]}
+        groups.update(texts)
     return groups
+
+
+def _ranged(texts: Sequence[str], pattern: str) -> str:
+    """Texts that differ in their numbers only, as one with ranges; the pattern where that cannot be."""
+    found = [NUMBER.findall(text) for text in texts]
+    if len({len(numbers) for numbers in found}) > 1:
+        return pattern
+    try:
+        spans = [
+            sorted(set(column), key=lambda part: float(part.replace(",", "")))
+            for column in zip(*found, strict=True)
+        ]
+    except ValueError:  # no numbers after all
+        return pattern
+    told = iter([span[0] if len(span) == 1 else f"{span[0]} to {span[-1]}" for span in spans])
+    return NUMBER.sub(lambda _: next(told), texts[0])
 
 
 def because(skipped: Mapping[str, str]) -> str:
@@ -109,7 +126,7 @@ def because(skipped: Mapping[str, str]) -> str:
 
 def _without_numbers(text: str) -> str:
     """The text with an ellipsis for every number and every list of numbers."""
-    return re.sub(r"…(?:, …)*(?: \.\.\.)?", "…", re.sub(r"\d(?:[\d.,e+-]*\d)?", "…", text))
+    return re.sub(r"…(?:, …)*(?: \.\.\.)?", "…", NUMBER.sub("…", text))
 
 
 def warnings(data: Mapping[str, Any]) -> dict[str, list[str]]:

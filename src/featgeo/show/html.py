@@ -89,10 +89,8 @@ def environment() -> Environment:
 
 
 def _breakable(name: str) -> Markup:
-    """A name that may break after its dots and underscores."""
-    return Markup("").join(
-        part + Markup("<wbr>") if part in "._" else part for part in map(escape, re.split("([._])", name))
-    )
+    """A name that may break after its dots and underscores, and before capitals within words."""
+    return Markup(re.sub(r"(?<=[._])|(?<=[a-z])(?=[A-Z])", "<wbr>", str(escape(name))))
 
 
 def _shared(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -148,7 +148,12 @@ def name_ends(
         places[i] = min(places[i], high if i == len(places) - 1 else places[i + 1] - apart)
     for (value, x, name, color), y in zip(ends, places, strict=True):
         path = ([x, start + 1.035 * span], [value, y])
-        axes.plot(*path, color=color, linewidth=0.6, clip_on=False, scalex=False, scaley=False)
+        line = (
+            "-" if x == reach else (0, (1, 3))
+        )  # dotted from where a curve ends before the axes do: no data
+        axes.plot(
+            *path, color=color, linewidth=0.6, linestyle=line, clip_on=False, scalex=False, scaley=False
+        )
         axes.text(start + 1.045 * span, y, name, va="center_baseline", fontsize=style.FONT - 0.2)
 
 

@@ -67,13 +67,14 @@ class OperatingPoint:
             )
         if not self.converged:
             more = f" (a further decrease of {self.decrement:.1e} is promised)"
-            promised = more if math.isfinite(self.decrement) else ""
+            promised = more if self.decrement <= abs(self.loss) else ""  # beyond, the quadratic has no say
             notes.append(
                 f"{layer}: the Bayes action did not converge in {self.steps} steps{promised}; it may lie at infinity."
             )
         if not self.reached and not self.saturated and math.isfinite(self.unreached):
+            above = f" (it is {self.unreached:.1e} above)" if self.unreached <= abs(self.loss) else ""
             notes.append(
-                f"{layer}: the tail cannot reach the output's Bayes action (it is {self.unreached:.1e} above); "
+                f"{layer}: the tail cannot reach the output's Bayes action{above}; "
                 "Gauss-Newton metric and exact Hessian may differ here."
             )
         return notes
