@@ -141,6 +141,31 @@ def test_standard_errors_agree_with_the_bootstrap(decay: float) -> None:
         assert (ratio < 1.4).all(), (name, ratio)
 
 
+def test_standard_errors_of_grouped_convolutions_agree_with_the_bootstrap() -> None:
+    x, y = blobs(0, count=600, spread=0.7)
+    x = torch.stack([x, x.roll(1, 1)], 2) + 0.3 * torch.randn(600, 6, 2, dtype=x.dtype)
+
+    class Grouped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv1d(6, 6, 2, groups=3), nn.Linear(6, 4)
+
+        def forward(self, z: Tensor) -> Tensor:
+            return self.last(self.first(z).asinh().flatten(1))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    model = train(Grouped().double(), x, y, 100)
+    generator, drawn = torch.Generator().manual_seed(5), []
+    for _ in range(60):
+        pick = torch.randint(0, len(x), (len(x),), generator=generator)
+        view = quiet(model, (x[pick], y[pick]), layers="first")["first"].view("average")
+        drawn.append([getattr(view, name) for name in POINTS])
+    view = quiet(model, (x, y))["first"].view("average")
+    ratio = torch.tensor([getattr(view, f"{point}_error") for point in POINTS]) / torch.tensor(drawn).std(0)
+    assert (ratio > 0.7).all(), ratio
+    assert (ratio < 1.4).all(), ratio
+
+
 def test_standard_errors_of_a_finite_sample_of_batches_shrink_like_its_root() -> None:
     data = stream(400)
     few, many = quiet(trained(), data[:40]), quiet(trained(), data)

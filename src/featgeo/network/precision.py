@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from featgeo.network.layers import groups_of
+from featgeo.theory.blocks import best_blocks
 from featgeo.theory.influence import Rows, influence, standard_error
 from featgeo.theory.layer import LayerFit
 from featgeo.theory.linalg import solve_ridge
@@ -26,20 +27,17 @@ def standard_errors(outlook: Outlook, stand: Stand, fit: LayerFit) -> Errors:
     """Of alignment, gain available and gain used; None where they cannot be told.
 
     A Bayes action within the network is taken as known; so is the metric of a loss without a sufficient statistic.
-    Where another road bypasses the layer, what that carries is not known for the samples kept; W* within the
-    blocks of a grouped convolution has influences of its own.
+    Where another road bypasses the layer, what that carries is not known for the samples kept.
     """
-    if (
-        stand.beside
-        or outlook.rows is None
-        or groups_of(outlook.layer) > 1
-        or outlook.moments.count <= outlook.whitener.rank + 1
-    ):
+    if stand.beside or outlook.rows is None or outlook.moments.count <= outlook.whitener.rank + 1:
         return None, None, None
-    readout, covariance = stand.readout, outlook.moments.covariance
+    readout, factor, root = stand.readout, stand.factor, outlook.whitener.root
+    groups, decay = groups_of(outlook.layer), outlook.weight_decay
 
-    def adjoint(right: Tensor) -> Tensor:
-        return solve_ridge(stand.factor, right, covariance, outlook.weight_decay)
+    def adjoint(pull: Tensor) -> Tensor:
+        if groups == 1:
+            return solve_ridge(factor, factor.matrix.T @ pull @ root.T, outlook.moments.covariance, decay)
+        return best_blocks(factor.values[:, None] * factor.right.T, root, factor.left.T @ pull, groups, decay)
 
     risk = outlook.risk if isinstance(outlook.risk, CanonicalRisk) else None
 
@@ -63,7 +61,7 @@ def standard_errors(outlook: Outlook, stand: Stand, fit: LayerFit) -> Errors:
         outlook.whitener,
         bend if risk else None,
         stand.tail,
-        adjoint if outlook.weight_decay else None,
+        adjoint if decay or groups > 1 else None,
     )
     sample = outlook.sample
     errors = standard_error(found, sample.batch, sample.weight, outlook.moments.count, outlook.batches)

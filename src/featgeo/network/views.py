@@ -36,7 +36,7 @@ class View:
         tail_r2: R² of the linear tail (average view only), else None.
         alignment_error: standard error of the alignment, from how much samples and batches vary; None where it cannot
             be told (fewer samples than features; beside another road off the average tail, for the samples kept do not
-            show what that carries; in grouped convolutions, whose W* has influences of its own) or was not recorded.
+            show what that carries) or was not recorded.
         gain_available_error: the same of gain_available.
         gain_used_error: the same of gain_used.
         saturated: neurons whose derivative vanishes at the Bayes action (bayes view only).

@@ -112,5 +112,9 @@ def within_blocks(
         alignment=(used * target).sum().item() / (norms[0] * norms[1]) if defined else math.nan,
         scale=norms[0] / norms[1] if defined else math.nan,
         spectrum=torch.linalg.svdvals(reached),
+        optimal_response=factor.matrix @ best,
+        target=factor.left @ target,
+        modes=factor.left @ reached,
+        free=free,
         predicted_decrease=available - gap - fit.gap_bias,
     )

@@ -7,7 +7,8 @@ The gain at a weight V and the alignment with W' are functions of moments,
 with K = JᵀCov(T, f), H = JᵀMJ = RᵀR and H W' Σ + λW' = K. A sample (f, g, t), all centred, adds f fᵀ to Σ, t fᵀ to
 Cov(T, f), and where J is the regression Cov(g, z) Cov(z)⁺ it adds e ζᵀ to J, with e = g - J z its residual and
 ζ = Cov(z)⁺ z; the metric M moves with the output's Bayes action, that by M⁺t. At an optimum the derivative of γ through
-V vanishes; that of a through W' is taken by the adjoint equation H V Σ + λV = ∂a/∂W'. The variance of these derivatives
+V vanishes; that of a through W' is taken by the adjoint equation H V Σ + λV = ∂a/∂W' (within the blocks of W', where
+that is block diagonal). The variance of these derivatives
 over the number of samples is the variance of the figure (the infinitesimal jackknife: B. Efron, "The Jackknife, the
 Bootstrap and Other Resampling Plans", SIAM 1982, chapter 6).
 
@@ -67,7 +68,8 @@ def influence(
         whitener: of Σ.
         bend: X, Y (p, ·) -> ∂ tr(Xᵀ M Y)/∂t (p,), X, Y and t seen in the metric; None where M is known.
         tail: the regression that J is; None where J is known.
-        adjoint: G (n, k) -> V (n, k) with H V Σ + λV = G; None without a penalty.
+        adjoint: G (p, r) -> V (n, k) with H V Σ + λV = Rᵀ G ρᵀ, ρ the whitener's root, within the blocks if there are
+            any; None without penalty and blocks.
     """
     used, aimed = fit.used, fit.target  # U Σ^½ of W and W'
     inner = 1 / (used.norm() * aimed.norm())
@@ -79,7 +81,7 @@ def influence(
         step, b, v = None, a, inner * u - other * a
     else:
         pull = inner * used - other * aimed  # ∂a/∂U'
-        step = adjoint(fit.factor.matrix.T @ pull @ whitener.root.T)
+        step = adjoint(pull)
         along = fit.factor.matrix @ step
         b, v = _seen(rows, whitener.back(fit.modes)), _seen(rows, along)
     parts = [
@@ -100,7 +102,8 @@ def influence(
         through, rest = _seen(rows, tail.project(cross @ tail.spread.T)), cross - fit.modes
         short = torch.zeros_like(u)
         if rest.norm() > ROOM * cross.norm():  # a narrow layer, whose modes turn with J
-            short = _seen(rows, tail.project(rest @ fit.modes.T @ fit.factor.pseudo_inverse.T))
+            best = fit.factor.pseudo_inverse @ fit.modes if fit.free is None else fit.free @ whitener.root
+            short = _seen(rows, tail.project(rest @ best.T))
         aligned = inner * through - own * u - other * short
         if step is not None:
             slopes = (inner * aimed - own * used) @ tail.spread.T + (cross - aimed) @ (step @ whitener.root).T

@@ -84,6 +84,7 @@ class LayerFit:
         used: R W on white features (m, r).
         target: R W* on white features (m, r).
         modes: R W₀* on white features (m, r).
+        free: W₀* (n, k), the unpenalised optimum, where it is not the one of least norm, R⁺ modes: within blocks.
     """
 
     optimal_weight: Tensor
@@ -103,6 +104,7 @@ class LayerFit:
     used: Tensor
     target: Tensor
     modes: Tensor
+    free: Tensor | None = None
 
 
 def fit_layer(
