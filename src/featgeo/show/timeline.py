@@ -153,10 +153,7 @@ def _gain(
     low, high = max(1.08 * least, -DEEP * most), 1.08 * most
     ends, values, outside = [], 0, 0
     for name, found in series.items():
-        for field, look in (
-            ("gain_available", {"linewidth": 1.0, "linestyle": DASHED}),
-            ("gain_used", {"linewidth": 1.6}),
-        ):
+        for field, look in LINES.items():
             xs, ys, _ = _points(steps, found, field)
             axes.plot(xs, ys, color=colors[name], **look)
             values += len(ys)
