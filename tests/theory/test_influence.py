@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -29,6 +29,8 @@ class Layer:
     loss: CanonicalLoss
     last: bool
     groups: int = 1
+    road: Tensor | None = None  # what another road carries to the outputs, beside a tail that is known
+    jacobian: Tensor | None = None
 
 
 def made(neurons: int, loss: CanonicalLoss, groups: int = 1) -> Layer:
@@ -78,15 +80,20 @@ def solve(layer: Layer, weight: Tensor, decay: float) -> Solved:
     if not layer.last:
         tail = average_tail(covariance(g, f), covariance(g, g), layer.weight, whitener, metric)
     jacobian = tail.jacobian if tail else torch.eye(OUTPUTS, dtype=torch.float64)
+    statistic = covariance(t, f)
+    if layer.road is not None:
+        assert layer.jacobian is not None
+        tail, jacobian = None, layer.jacobian
+        statistic = statistic - metric.T @ metric @ covariance(layer.road - share @ layer.road, f)
     fit = fit_layer(
-        factor=thin_svd(metric @ jacobian), jacobian=jacobian, statistic=covariance(t, f),
-        white=whitener.white(covariance(t, f)), covariance=covariance(f, f),
+        factor=thin_svd(metric @ jacobian), jacobian=jacobian, statistic=statistic,
+        white=whitener.white(statistic), covariance=covariance(f, f),
         whitener=whitener, mean=means[0], weight=layer.weight, bias=layer.bias,
         displacement=layer.bias, displacement_loss=0.0,
         readout_gain=0.0, weight_decay=decay,
     )  # fmt: skip
     if layer.groups > 1:
-        factor, white = fit.factor, whitener.white(covariance(t, f))
+        factor, white = fit.factor, whitener.white(statistic)
         wanted = (factor.right.T @ jacobian.T @ white) / factor.values[:, None]
         fit = within_blocks(
             fit, factor=factor, wanted=wanted, whitener=whitener, mean=means[0], weight=layer.weight,
@@ -127,9 +134,14 @@ def influences(layer: Layer, decay: float) -> Tensor:
         outer = factor.values[:, None] * factor.right.T
         return best_blocks(outer, whitener.root, factor.left.T @ pull, layer.groups, decay)
 
+    road = carried = None
+    if layer.road is not None:
+        road = (layer.road - layer.road.mean(0)) @ solved.metric.T
+        carried = whitener.white(road.T @ f / SAMPLES)
     return influence(
-        solved.fit, Rows(f, t @ half.T, g @ solved.metric.T), whitener.white(half @ solved.cross), whitener, bend,
-        solved.tail, adjoint if decay or layer.groups > 1 else None,
+        solved.fit, Rows(f, t @ half.T, g @ solved.metric.T, road, carried),
+        whitener.white(half @ solved.cross), whitener, bend, solved.tail,
+        adjoint if decay or layer.groups > 1 else None,
     )  # fmt: skip
 
 
@@ -169,6 +181,21 @@ def test_influences_within_blocks(neurons: int, groups: int, loss: CanonicalLoss
     centred = found - found.mean(0)
     near = 1e-3 if neurons else 2e-5
     assert ((centred[:25] - wanted).abs().amax(0) < near * wanted.abs().amax(0)).all()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.05])
+@pytest.mark.parametrize("loss", [CrossEntropy(), MeanSquare()], ids=["cross_entropy", "mse"])
+@pytest.mark.parametrize(("neurons", "groups"), [(2, 1), (6, 1), (6, 2)])
+def test_influences_beside_another_road(neurons: int, groups: int, loss: CanonicalLoss, decay: float) -> None:
+    """At a Jacobian that is known, the other road's outputs taken from the targets."""
+    layer = made(neurons, loss, groups)
+    solved = solve(layer, torch.ones(SAMPLES, dtype=torch.float64), decay)
+    assert solved.tail is not None
+    road = (layer.features[:, :OUTPUTS] * 0.7).sin() + layer.outputs / 3
+    layer = replace(layer, road=road, jacobian=solved.tail.jacobian)
+    found, wanted = influences(layer, decay), derivatives(layer, decay, 25)
+    centred = found - found.mean(0)
+    assert ((centred[:25] - wanted).abs().amax(0) < 2e-5 * wanted.abs().amax(0)).all()
 
 
 @pytest.mark.parametrize("between", [0.0, 2.0], ids=["alike", "unlike"])

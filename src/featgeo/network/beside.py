@@ -19,12 +19,13 @@ from featgeo.network.backward import GROUPS, MeanJacobian
 from featgeo.network.ends import Statistic
 from featgeo.network.frozen import FrozenLayer, FrozenRows, curved, frozen_action, output_slopes
 from featgeo.network.look import Outlook
-from featgeo.network.stand import Beside, Stand
+from featgeo.network.stand import Beside, RoadRows, Stand
 from featgeo.network.taps import Seen
 from featgeo.theory.bayes import SATURATED
 from featgeo.theory.linalg import psd_factor, thin_svd
 from featgeo.theory.losses import Loss
 
+KEPT = 512  # most rows that are kept for standard errors, about
 NOTHING = 256  # roundings, relative to the outputs' spread, below which a layer's own contribution is none
 IDLE = (
     "a shift of its output that is the same at all positions changes nothing (so it is with the keys of attention, of "
@@ -106,6 +107,7 @@ class OtherRoad:
         loss: E[loss] with the layer frozen, less that of the network as it is.
         samples: rows that were seen.
         faithful: cosine of the loss's gradient with its linearisation.
+        rows: f, T and g₀ of some of the rows.
     """
 
     cross: Tensor
@@ -115,31 +117,34 @@ class OtherRoad:
     loss: float
     samples: int
     faithful: Faithfulness
+    rows: tuple[Tensor, Tensor, Tensor]
 
 
 def other_road(outlook: Outlook, frozen: FrozenLayer, seen: Seen, statistic: Statistic) -> OtherRoad:
     """One forward pass with the layer frozen at its mean, beside one of the network as it is."""
     metric = outlook.output.factor.T @ outlook.output.factor
-    left, own, faithful, lost = (
-        CrossSums(outlook.moments.mean),
-        CrossSums(outlook.moments.mean),
-        Faithfulness(),
-        0.0,
-    )
+    left, own = CrossSums(outlook.moments.mean), CrossSums(outlook.moments.mean)
+    faithful, lost = Faithfulness(), 0.0
+    kept: list[tuple[Tensor, Tensor, Tensor]] = []
     for (f, g), (frozen_g, targets) in zip(
         own_features(frozen, seen), frozen.outputs(outlook.mean_action), strict=True
     ):
         wanted = statistic(targets, g.shape[1]).detach().to("cpu", torch.float64)
         given = frozen_g.to("cpu", torch.float64)
+        kept.append((f.cpu(), wanted, given))
         left.add(torch.cat([given, wanted - given @ metric], 1), f)
         own.add(g.to("cpu", torch.float64) - given, f)
         values = frozen.loss.values(frozen_g, targets) - frozen.loss.values(g, targets)
         lost += values.sum(dtype=torch.float64).item()
         slopes = output_slopes(frozen.loss, g, targets) - output_slopes(frozen.loss, frozen_g, targets)
         faithful.add_loss((g - frozen_g).to("cpu", torch.float64) @ metric, slopes.cpu())
-    return OtherRoad(
-        left.cross, left.covariance, own.cross, own.covariance, lost / left.count, left.count, faithful
+    features, wanted, given = (
+        torch.cat(parts)[:: max(1, left.count // KEPT)] for parts in zip(*kept, strict=True)
     )
+    return OtherRoad(
+        left.cross, left.covariance, own.cross, own.covariance, lost / left.count, left.count, faithful,
+        (features, wanted, given),
+    )  # fmt: skip
 
 
 def at_jacobian(outlook: Outlook, found: MeanJacobian, road: OtherRoad) -> Stand:
@@ -158,7 +163,8 @@ def at_jacobian(outlook: Outlook, found: MeanJacobian, road: OtherRoad) -> Stand
     sizes = (said @ root).square().sum(), ((metric @ road.own_covariance) * metric).sum()
     faithful = replace(road.faithful, tail=(product.item(), sizes[0].item(), sizes[1].item()))
     factor = thin_svd(metric @ jacobian)
-    error = math.nan if remark else jackknife(outlook, found, cross)
+    errors = (math.nan,) * 3 if remark else jackknife(outlook, found, cross)
+    rows = None if remark else RoadRows(*road.rows, road.cross[:width], errors)
     return Stand(
         at="jacobian",
         jacobian=jacobian,
@@ -168,12 +174,14 @@ def at_jacobian(outlook: Outlook, found: MeanJacobian, road: OtherRoad) -> Stand
         displacement=factor.pseudo_inverse @ wanted,
         displacement_loss=lost.item(),
         constant_loss=outlook.loss + road.loss - lost.item(),
-        beside=Beside(cross, road.covariance[width:, width:], road.samples, faithful.locality, error, remark),
+        beside=Beside(
+            cross, road.covariance[width:, width:], road.samples, faithful.locality, errors[0], remark, rows
+        ),
     )
 
 
-def jackknife(outlook: Outlook, found: MeanJacobian, cross: Tensor) -> float:
-    """Standard error of the alignment through that of the mean Jacobian, by leaving out one group at a time."""
+def jackknife(outlook: Outlook, found: MeanJacobian, cross: Tensor) -> tuple[float, float, float]:
+    """Standard errors of alignment, gain available and gain used through the mean Jacobian's, leaving out groups."""
     root, metric, values = outlook.whitener.root, outlook.output.factor, []
     white, used = outlook.whitener.white(cross), outlook.weight @ root
     for group in range(GROUPS):
@@ -182,9 +190,15 @@ def jackknife(outlook: Outlook, found: MeanJacobian, cross: Tensor) -> float:
         factor = metric @ found.without(group)
         svd = thin_svd(factor)
         best = svd.left @ ((svd.right.T @ found.without(group).T @ white) / svd.values[:, None])
-        values.append(torch.nn.functional.cosine_similarity((factor @ used).flatten(), best.flatten(), 0))
-    spread = torch.stack(values).var(correction=0) if len(values) > 1 else torch.tensor(math.nan)
-    return math.sqrt(max(0.0, (len(values) - 1) * spread.item())) if len(values) > 1 else math.nan
+        own, size = (factor @ used).flatten(), 0.5 * best.square().sum()
+        gap = 0.5 * (own - best.flatten()).square().sum()
+        alignment = torch.nn.functional.cosine_similarity(own, best.flatten(), 0)
+        values.append(torch.stack([alignment, size, size - gap]))
+    if len(values) < 2:
+        return math.nan, math.nan, math.nan
+    spread = torch.stack(values).var(0, correction=0)
+    alignment, available, gained = (spread * (len(values) - 1)).sqrt().tolist()
+    return alignment, available, gained
 
 
 def at_frozen(outlook: Outlook, frozen: FrozenLayer, seen: Seen, name: str) -> tuple[Stand, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,9 +28,12 @@ def standard_errors(outlook: Outlook, stand: Stand, fit: LayerFit) -> Errors:
     """Of alignment, gain available and gain used; None where they cannot be told.
 
     A Bayes action within the network is taken as known; so is the metric of a loss without a sufficient statistic.
-    Where another road bypasses the layer, what that carries is not known for the samples kept.
+    Where another road bypasses the layer, that is so at its Bayes action too; at the mean Jacobian the error of
+    that is added, as a jackknife has it.
     """
-    if stand.beside or outlook.rows is None or outlook.moments.count <= outlook.whitener.rank + 1:
+    some = stand.beside.rows if stand.beside else None
+    rows_known = some is not None if stand.beside else outlook.rows is not None
+    if not rows_known or outlook.moments.count <= outlook.whitener.rank + 1:
         return None, None, None
     readout, factor, root = stand.readout, stand.factor, outlook.whitener.root
     groups, decay = groups_of(outlook.layer), outlook.weight_decay
@@ -48,22 +52,44 @@ def standard_errors(outlook: Outlook, stand: Stand, fit: LayerFit) -> Errors:
         )
         return readout.dual(metric_slope(risk.loss, stand.output, *pulled)[:, None])[:, 0]
 
-    side, width = outlook.sample.companion.to(torch.float64) - outlook.pair.mean, len(stand.output)
-    rows = Rows(
-        outlook.rows - outlook.moments.mean.to(outlook.rows),
-        readout.dual(side[:, width:].T).T,
-        side[:, :width] @ stand.metric.T,
-    )
-    found = influence(
-        fit,
-        rows,
-        readout.dual(outlook.white[width:]),
-        outlook.whitener,
-        bend if risk else None,
-        stand.tail,
-        adjoint if decay or groups > 1 else None,
-    )
-    sample = outlook.sample
-    errors = standard_error(found, sample.batch, sample.weight, outlook.moments.count, outlook.batches)
+    width, tail, means = len(stand.output), stand.tail, outlook.pair.mean
+    cross = readout.dual(outlook.white[width:])
+
+    def influences(rows: Rows) -> Tensor:
+        solver = adjoint if decay or groups > 1 else None
+        return influence(fit, rows, cross, outlook.whitener, bend if risk else None, tail, solver)
+
+    def rows_of(features: Tensor, statistics: Tensor, outputs: Tensor) -> Rows:
+        scores = readout.dual((statistics - means[width:]).T).T
+        return Rows(features - outlook.moments.mean.to(features), scores, outputs @ stand.metric.T)
+
+    sample, count = outlook.sample, outlook.moments.count
+    if some is None:
+        side = sample.companion.to(torch.float64)
+        assert outlook.rows is not None
+        found = influences(rows_of(outlook.rows, side[:, width:], side[:, :width] - means[:width]))
+        errors = standard_error(found, sample.batch, sample.weight, count, outlook.batches)
+    else:
+        assert stand.beside is not None
+        carried = outlook.whitener.white(stand.metric @ some.cross)
+        rows = replace(rows_of(some.features, some.statistics, torch.zeros_like(some.road)), carried=carried)
+        with_road = replace(rows, road=(some.road - some.road.mean(0)) @ stand.metric.T)
+        own = influences(rows)
+        errors = combined(own, own - influences(with_road), count, stand.beside.samples)
+        errors = (errors.square() + torch.tensor(some.errors, dtype=torch.float64).square()).sqrt()
     alignment, available, used = (value if math.isfinite(value) else None for value in errors.tolist())
     return alignment, available, used
+
+
+def combined(own: Tensor, road: Tensor, samples: int, subset: int) -> Tensor:
+    """Standard errors (j,) of a mean of `own` over all samples less one of `road` over a random subset of them.
+
+    Args:
+        own: influences of some samples (m, j).
+        road: the same (m, j).
+        samples: number of all.
+        subset: number of those in the subset.
+    """
+    own, road = own - own.mean(0), road - road.mean(0)
+    alone, other, both = ((x * y).sum(0) / (len(x) - 1) for x, y in ((own, own), (road, road), (own, road)))
+    return ((alone - 2 * both) / samples + other / subset).clamp_min(0).sqrt()

@@ -12,6 +12,25 @@ from featgeo.theory.linalg import ThinSVD, thin_svd
 
 
 @dataclass(frozen=True)
+class RoadRows:
+    """Some rows, for standard errors beside another road.
+
+    Attributes:
+        features: f (m, k).
+        statistics: T (m, d).
+        road: g₀ (m, d), what the network puts out while the layer is frozen.
+        cross: Cov(g₀, f) (d, k) of all rows seen.
+        errors: of alignment, gain available and gain used through the estimate of the tail.
+    """
+
+    features: Tensor
+    statistics: Tensor
+    road: Tensor
+    cross: Tensor
+    errors: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class Beside:
     """What differs at a stand of a layer that another road bypasses.
 
@@ -22,6 +41,7 @@ class Beside:
         locality: how far the picture holds.
         error: standard error of the alignment through the estimate of the tail.
         remark: what is to be said of the stand.
+        rows: some rows, where standard errors can be told.
     """
 
     cross: Tensor
@@ -30,6 +50,7 @@ class Beside:
     locality: float
     error: float | None = None
     remark: str = ""
+    rows: RoadRows | None = None
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,15 @@ class Rows:
         features: f (m, k).
         scores: s (m, p).
         outputs: R_o g (m, p).
+        road: R_o g₀ (m, p), what another road carries, where K = Jᵀ (Cov(T, f) - M Cov(g₀, f)); else None.
+        carried: R_o Cov(g₀, white features) (p, r) beside it.
     """
 
     features: Tensor
     scores: Tensor
     outputs: Tensor
+    road: Tensor | None = None
+    carried: Tensor | None = None
 
 
 def influence(
@@ -84,10 +88,11 @@ def influence(
         step = adjoint(pull)
         along = fit.factor.matrix @ step
         b, v = _seen(rows, whitener.back(fit.modes)), _seen(rows, along)
+    left = s if rows.road is None else s - rows.road
     parts = [
-        inner * u * a - (own * u * u + other * a * a) / 2 + (s - a) * v,
-        (s - b / 2) * b,
-        (s - u / 2) * u,
+        inner * u * a - (own * u * u + other * a * a) / 2 + (left - a) * v,
+        (left - b / 2) * b,
+        (left - u / 2) * u,
     ]
     if bend is not None:  # through the metric
         with_best, with_used = (bend(part, part).to(s) / 2 for part in (fit.modes, used))
@@ -96,6 +101,14 @@ def influence(
         else:
             mixed = inner * used - along @ whitener.root - other / 2 * aimed
             curve = bend(mixed, aimed).to(s) - own * with_used
+        if rows.carried is not None:
+            toward = inner * used - other * aimed if step is None else along @ whitener.root
+            curve, with_best, with_used = (
+                bent + sign * bend(part, rows.carried).to(s)
+                for bent, sign, part in (
+                    (curve, -1, toward), (with_best, 1, fit.modes), (with_used, 1, used),
+                )
+            )  # fmt: skip
         for i, bent in enumerate((curve, -with_best, -with_used)):
             parts[i] = parts[i] + s * bent
     if tail is not None:  # through the regression
