@@ -141,6 +141,27 @@ def test_standard_errors_agree_with_the_bootstrap(decay: float) -> None:
         assert (ratio < 1.4).all(), (name, ratio)
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.02])
+def test_standard_errors_beside_another_road_agree_with_the_bootstrap(decay: float) -> None:
+    """At the mean Jacobian, which is drawn anew with the samples; inner and outer layer of a residual branch."""
+    x, y = blobs(0, count=400, spread=0.7)
+    torch.manual_seed(0)
+    model = train(Residual().double(), x, y, 150)
+    generator, drawn = torch.Generator().manual_seed(5), dict[str, list[list[float]]]()
+    for seed in range(60):
+        pick = torch.randint(0, len(x), (len(x),), generator=generator)
+        for layer in quiet(model, (x[pick], y[pick]), weight_decay=decay, seed=seed):
+            if "jacobian" in layer.views:
+                drawn.setdefault(layer.name, []).append([getattr(layer, name) for name in POINTS])
+    report = quiet(model, (x, y), weight_decay=decay)
+    assert drawn.keys() == {"inner", "outer"}
+    for name, rows in drawn.items():
+        found = torch.tensor([getattr(report[name], f"{point}_error") for point in POINTS])
+        ratio = found / torch.tensor(rows).std(0)
+        assert (ratio > 0.7).all(), (name, ratio)
+        assert (ratio < 1.4).all(), (name, ratio)
+
+
 def test_standard_errors_of_grouped_convolutions_agree_with_the_bootstrap() -> None:
     x, y = blobs(0, count=600, spread=0.7)
     x = torch.stack([x, x.roll(1, 1)], 2) + 0.3 * torch.randn(600, 6, 2, dtype=x.dtype)
