@@ -180,17 +180,31 @@ def test_thin_svd_and_its_pseudo_inverse(shape: tuple[int, int]) -> None:
     assert torch.equal(empty.pseudo_inverse, torch.zeros(shape[1], shape[0], dtype=torch.float64))
 
 
-def test_ridge_solver_against_a_kronecker_system() -> None:
+@pytest.mark.parametrize("decay", [0.3, 1e-4])
+@pytest.mark.parametrize("distinct", [1, 3, 12])
+def test_ridge_solver_against_a_kronecker_system(
+    distinct: int, decay: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Cholesky factors where the metric's eigenvalues are few and λ is not tiny, else by eigenbases."""
     rng = np.random.default_rng(2)
-    root, thin = rng.standard_normal((3, 5)), rng.standard_normal((2, 4))
+    basis, thin = np.linalg.qr(rng.standard_normal((13, 13)))[0][:12], rng.standard_normal((2, 4))
+    root = np.sqrt(1 + np.arange(12) % distinct)[:, None] * basis
     sigma = thin.T @ thin
     metric = root.T @ root
-    cross = metric @ rng.standard_normal((5, 4))
-    weight = solve_ridge(
-        thin_svd(torch.from_numpy(root)), torch.from_numpy(cross), torch.from_numpy(sigma), 0.3
+    cross = metric @ rng.standard_normal((13, 4))
+    calls: list[int] = []
+    monkeypatch.setattr(
+        "featgeo.theory.linalg.eigen", lambda matrix: calls.append(1) or torch.linalg.eigh(matrix)
     )
-    system = np.kron(metric, sigma) + 0.3 * np.eye(20)
-    assert np.allclose(weight.numpy().reshape(-1), np.linalg.solve(system, cross.reshape(-1)), atol=1e-10)
+    weight = solve_ridge(
+        thin_svd(torch.from_numpy(root)), torch.from_numpy(cross), torch.from_numpy(sigma), decay
+    )
+    system = np.kron(metric, sigma) + decay * np.eye(52)
+    expected = np.linalg.lstsq(system, cross.reshape(-1), rcond=None)[0]
+    assert np.allclose(weight.numpy().reshape(-1), expected, atol=1e-10 * np.abs(expected).max())
+    assert bool(calls) == (distinct == 12)
+    solve_ridge(thin_svd(torch.from_numpy(root)), torch.from_numpy(cross), torch.from_numpy(sigma), 1e-9)
+    assert calls
 
 
 def test_eigenvectors_of_a_convolution_over_one_pixel() -> None:
