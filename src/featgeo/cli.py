@@ -42,8 +42,8 @@ TITLES = {
 @app.command(epilog="Example: featgeo demo --out report.html")
 def demo(
     out: Annotated[Path, typer.Option(help="Where the report on the digits goes.")] = Path("report.html"),
-    seed: Annotated[int, typer.Option(help="Of initial weights and batches.")] = 0,
-    epochs: Annotated[int, typer.Option(help="Of training.", min=1)] = 60,
+    seed: Annotated[int, typer.Option(help="Seed of initial weights and batches.")] = 0,
+    epochs: Annotated[int, typer.Option(help="Epochs of training.", min=1)] = 60,
 ) -> None:
     """Train two small networks on real data, analyse them, write a report. Under a minute."""
     reports = run_demo(seed=seed, epochs=epochs, progress=sys.stderr.isatty())
@@ -70,11 +70,11 @@ def analyze(
         ),
     ] = None,
     weight_decay: Annotated[float, typer.Option(help="λ of λ/2 ‖W‖² in the training.")] = 0.0,
-    nulls: Annotated[bool, typer.Option(help="Also what alignments mean nothing.")] = False,
+    nulls: Annotated[bool, typer.Option(help="Also alignments that chance alone gives.")] = False,
     batch_size: Annotated[int, typer.Option(help="Samples per forward pass.", min=1)] = 256,
     max_batches: Annotated[int | None, typer.Option(help="Read so many batches at most.", min=1)] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Read for so long at most.")] = None,
-    tol: Annotated[float | None, typer.Option(help="Stop when all figures are known so well.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="End the pass after so many seconds.")] = None,
+    tol: Annotated[float | None, typer.Option(help="End it when figures are this certain (0.01).")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the report as HTML.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
 ) -> None:
@@ -122,7 +122,7 @@ def compare(
 def validate(
     quick: Annotated[bool, typer.Option(help="Reduced runs, under a minute together.")] = False,
     only: Annotated[list[str] | None, typer.Option(help="Name of an experiment; can be repeated.")] = None,
-    seed: Annotated[int, typer.Option(help="From which all random numbers follow.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of results, figures and page.")] = Path("validation"),
     fresh: Annotated[bool, typer.Option(help="Run again what is finished.")] = False,
 ) -> None:
@@ -135,7 +135,7 @@ def modes(
     path: Annotated[Path, typer.Argument(help="CSV, Parquet or Arrow file; may be larger than memory.")],
     rows: Annotated[str, typer.Option(help="Name of one column.")],
     columns: Annotated[str, typer.Option(help="Name of the other.")],
-    components: Annotated[str | None, typer.Option(help="Number of modes, or 'significant'.")] = None,
+    components: Annotated[str | None, typer.Option(help="Number of modes (10), or 'significant'.")] = None,
     missing: Annotated[str, typer.Option(help="Missing values: drop, category or error.")] = "drop",
     out: Annotated[Path | None, typer.Option(help="Write the page as HTML.")] = None,
 ) -> None:
@@ -164,7 +164,7 @@ def compress(
         ),
     ] = None,
     max_loss_increase: Annotated[
-        float | None, typer.Option(help="Instead: how much larger the loss may be.")
+        float | None, typer.Option(help="Instead of a budget: how much larger the loss may be.")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Samples per forward pass.", min=1)] = 256,
     out: Annotated[Path, typer.Option(help="Where the smaller model goes.")] = Path("compressed.safetensors"),
@@ -203,7 +203,7 @@ def score(
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="A .safetensors file or a plain state dict.")] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="Of the score; can be repeated, the first ranks.")
+        list[str] | None, typer.Option(help="Kind of score, e.g. logme; repeatable, the first ranks.")
     ] = None,
     loss: Annotated[str, typer.Option(help="cross_entropy, mse, bce or poisson.")] = "cross_entropy",
     samples: Annotated[int | None, typer.Option(help="Score the first so many only.", min=2)] = None,

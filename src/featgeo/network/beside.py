@@ -131,16 +131,15 @@ def other_road(outlook: Outlook, frozen: FrozenLayer, seen: Seen, statistic: Sta
     ):
         wanted = statistic(targets, g.shape[1]).detach().to("cpu", torch.float64)
         given = frozen_g.to("cpu", torch.float64)
-        kept.append((f.cpu(), wanted, given))
+        some = slice(None, None, max(1, len(f) * len(frozen.batches) // KEPT))
+        kept.append((f[some].cpu().clone(), wanted[some].clone(), given[some].clone()))  # not the whole batch
         left.add(torch.cat([given, wanted - given @ metric], 1), f)
         own.add(g.to("cpu", torch.float64) - given, f)
         values = frozen.loss.values(frozen_g, targets) - frozen.loss.values(g, targets)
         lost += values.sum(dtype=torch.float64).item()
         slopes = output_slopes(frozen.loss, g, targets) - output_slopes(frozen.loss, frozen_g, targets)
         faithful.add_loss((g - frozen_g).to("cpu", torch.float64) @ metric, slopes.cpu())
-    features, wanted, given = (
-        torch.cat(parts)[:: max(1, left.count // KEPT)] for parts in zip(*kept, strict=True)
-    )
+    features, wanted, given = (torch.cat(parts) for parts in zip(*kept, strict=True))
     return OtherRoad(
         left.cross, left.covariance, own.cross, own.covariance, lost / left.count, left.count, faithful,
         (features, wanted, given),
