@@ -46,7 +46,7 @@ wheel: $(VENV)/.dev-stamp  ## build dist/featgeo-*.whl
 examples: $(EXAMPLES)/.stamp  ## install what the examples need into .venv-examples
 	@echo 'Run them with $(EXAMPLES)/bin/python; examples/sources.py --get downloads data'
 
-gallery: $(EXAMPLES)/.stamp  ## analyse real networks on real data and write docs/gallery.md (nightly: 15 minutes)
+gallery: $(EXAMPLES)/.stamp  ## analyse real networks on real data and write docs/gallery.md (nightly: 5 to 15 minutes)
 	$(EXAMPLES)/bin/python examples/sources.py --get complaints cifar10 fashion_mnist adult
 	$(EXAMPLES)/bin/python examples/gallery.py
 
