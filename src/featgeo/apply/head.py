@@ -140,7 +140,7 @@ def solve_head(
     chosen = resolve_loss(loss)
     if isinstance(features, nn.Module):
         with undisturbed(features):
-            batches = model_features(features, targets, layer, getattr(chosen, "ignore_index", None))
+            batches = model_features(features, targets, layer, chosen.ignore_index)
             return solve_head(
                 batches,
                 None,

@@ -110,7 +110,7 @@ def _measured(head: Head, data: Pair, loss: str, model: nn.Module | None, layer:
     (features, targets), chosen = data, resolve_loss(loss)
     if model is not None:
         with undisturbed(model):
-            rows = model_features(model, data, layer, getattr(chosen, "ignore_index", None))
+            rows = model_features(model, data, layer, chosen.ignore_index)
             parts = zip(*rows, strict=True)
             features, targets = (torch.cat(part).cpu() for part in parts)
     outputs = head(features)

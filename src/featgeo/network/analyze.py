@@ -147,7 +147,7 @@ def analyze(
         options = (at, weight_decay, positions, int(nulls), tol, seed, subset, steps, chosen.name, list(taps))
         with undisturbed(model), one_model(model, together, options):
             run = runner_of(model, forward, together)
-            seen = _first_look(run, taps, batches, positions, getattr(chosen, "ignore_index", None))
+            seen = _first_look(run, taps, batches, positions, chosen.ignore_index)
             targets, limits = read_targets(chosen, run, batches, limits)
             settled = Settling(tol, targets.outcome, taps, weight_decay) if tol else None
             some = Subset(subset, seed)

@@ -196,9 +196,8 @@ def _run(forward: Forward, inputs: Inputs) -> object:
         "graph whose nodes cannot be taken apart is one sample with its nodes as positions: pass x[None], y[None] and "
         "forward=lambda model, inputs: model(inputs[0], edges)[None].",
     )
-    return (
-        made.clone() if isinstance(made, Tensor) else made
-    )  # a model may use the memory of its outputs again
+    # a model may use the memory of its outputs again
+    return made.clone() if isinstance(made, Tensor) else made
 
 
 def _responds(layer: Layer, x: Tensor, output: Tensor) -> bool:

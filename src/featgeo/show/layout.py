@@ -148,9 +148,8 @@ def name_ends(
         places[i] = min(places[i], high if i == len(places) - 1 else places[i + 1] - apart)
     for (value, x, name, color), y in zip(ends, places, strict=True):
         path = ([x, start + 1.035 * span], [value, y])
-        line = (
-            "-" if x == reach else (0, (1, 3))
-        )  # dotted from where a curve ends before the axes do: no data
+        # dotted from where a curve ends before the axes do: no data
+        line = "-" if x == reach else (0, (1, 3))
         axes.plot(
             *path, color=color, linewidth=0.6, linestyle=line, clip_on=False, scalex=False, scaley=False
         )

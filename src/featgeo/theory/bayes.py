@@ -30,9 +30,7 @@ PATIENCE = 10  # evaluations of an inexact tail within which the search must
 SLOW = 1e-2  # lower the loss by this share of what it has lowered it by so far
 LEVEL = 1e-14  # a promised decrease below this fraction of the loss is lost in its rounding: converged
 NEWTON_WIDTH = 256  # widest layer for which the exact Hessian is formed
-FLAT = (
-    1e-8  # slope without curvature above which there is no minimum yet, as beyond the knee of a Huber loss;
-)
+FLAT = 1e-8  # slope without curvature above which there is no minimum yet (beyond the knee of a Huber loss)
 COARSE = 2e-6  # the same where outputs and targets were summed in single precision: sixteen of its roundings
 
 

@@ -8,9 +8,8 @@ with K = JᵀCov(T, f), H = JᵀMJ = RᵀR and H W' Σ + λW' = K. A sample (f, 
 Cov(T, f), and where J is the regression Cov(g, z) Cov(z)⁺ it adds e ζᵀ to J, with e = g - J z its residual and
 ζ = Cov(z)⁺ z; the metric M moves with the output's Bayes action, that by M⁺t. At an optimum the derivative of γ through
 V vanishes; that of a through W' is taken by the adjoint equation H V Σ + λV = ∂a/∂W' (within the blocks of W', where
-that is block diagonal). The variance of these derivatives
-over the number of samples is the variance of the figure (the infinitesimal jackknife: B. Efron, "The Jackknife, the
-Bootstrap and Other Resampling Plans", SIAM 1982, chapter 6).
+that is block diagonal). The variance of these derivatives over the number of samples is the variance of the figure (the
+infinitesimal jackknife: B. Efron, "The Jackknife, the Bootstrap and Other Resampling Plans", SIAM 1982, chapter 6).
 
 All is written in the metric of the outputs: U = R W (p, k), s = (R_o⁺)ᵀ t, with R_oᵀR_o = M and R = R_o J.
 """

@@ -24,9 +24,15 @@ FLOOR = 1e-154  # of means that are zero: its square is still a number, and arit
 
 
 class Loss(ABC):
-    """A loss of an output z (m, d) and targets (m, ...)."""
+    """A loss of an output z (m, d) and targets (m, ...).
+
+    Attributes:
+        name: of the loss.
+        ignore_index: the label of rows that do not count, None where all do.
+    """
 
     name: str
+    ignore_index: int | None = None
 
     @abstractmethod
     def arranged(self, targets: Tensor, width: int) -> Tensor:
