@@ -87,13 +87,15 @@ def test_no_batch_waits_for_the_device(kind: str, loss: Loss, dtype: torch.dtype
             mode.copies.clear()
             for _ in range(BLOCK - 2):
                 work.add(inputs, targets)
+        work.settle()
+        work.ends.tally()
         assert mode.copies == []
         assert work.batches == BLOCK - 1
         assert work.ends.sums.device == DEVICE
         for stream in (work.ends.pair, *work.streams.values()):
             assert stream._block is not None
-            assert stream._block.scatter.device == DEVICE
-            assert stream._block.scatter.dtype == torch.float32
+            assert stream._block.sums.device == DEVICE
+            assert stream._block.sums.dtype == torch.float32
         with pytest.raises(Exception, match=r"meta"):
             work.result()  # here the host does wait: the check can fail
 

@@ -18,19 +18,19 @@ MASKS = (
 )  # key, whether reversed
 
 
-def tensors_of(inputs: Inputs) -> list[Tensor]:
+def tensors_of(inputs: Inputs) -> tuple[Tensor, ...]:
     """All tensors in the inputs, in order."""
     if isinstance(inputs, Tensor):
-        return [inputs]
+        return (inputs,)
     parts = (
         inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple | list) else ()
     )
-    return [tensor for part in parts for tensor in tensors_of(part)]
+    return tuple(tensor for part in parts for tensor in tensors_of(part))
 
 
 def sample_count(inputs: Inputs) -> int:
     """Number of samples: the length of the first tensor that has one; 0 without any."""
-    return next((len(tensor) for tensor in tensors_of(inputs) if tensor.ndim), 0)
+    return next((tensor.shape[0] for tensor in tensors_of(inputs) if tensor.ndim), 0)
 
 
 def mapped(inputs: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:

@@ -147,7 +147,7 @@ class MomentStream:
         if self._block is None:
             self._block = _Block(x.mean(0))
             self.precision = x.dtype
-        width = len(self._block.shift if self.total is None else self.total.mean)
+        width = (self._block.shift if self.total is None else self.total.mean).shape[0]
         if x.shape[1] != width:
             raise FeatgeoError(
                 self.name, f"width {x.shape[1]} after {width} in earlier batches", "Use one width."
@@ -233,7 +233,7 @@ class _Block:
         self.side_shift, self.side_total = shift[:0], shift[:0]
         self.count = self.batches = 0
         # a number per batch, NaN or infinite where the batch is; small tensors kept one by one would break up memory
-        self.checks = shift.new_zeros(2 * BLOCK)
+        self.checks = shift.new_zeros(3 * BLOCK)
 
     def add(self, centred: Tensor, companion: Companion, sizes: list[int]) -> None:
         """Count rows of batches of these sizes."""
@@ -242,10 +242,9 @@ class _Block:
             self.sums = centred.new_zeros(companion.rows.shape[1], centred.shape[1])
             self.side_shift, self.side_total = companion.shift, torch.zeros_like(companion.total)
         _add_gram(self.scatter, centred)
-        sums = companion.rows.T.to(centred.dtype) @ centred
-        self.sums.add_(sums)
+        self.sums.addmm_(companion.rows.T.to(centred.dtype), centred)
         # on an accelerator nothing is looked at before the block ends: that would wait for it
-        if not (centred.is_cpu and math.isfinite(sums[0].sum().item())):
+        if not (centred.is_cpu and math.isfinite(self.sums[0].sum().item())):
             for i, batch in enumerate(centred.split(sizes), self.batches):
                 torch.sum(batch, (0, 1), out=self.checks[i])
         self.batches += len(sizes)

@@ -38,16 +38,22 @@ class Rows:
 
     @property
     def all(self) -> Tensor:
-        """(count, k)."""
+        """(count, ...)."""
         return self._memory[: self.count]
 
+    @property
+    def shape(self) -> torch.Size:
+        """Of one row."""
+        return self._memory.shape[1:]
+
     def room(self, x: Tensor) -> Tensor:
-        """Memory for rows like these (m, k), behind the others."""
+        """Memory for rows like these (m, ...), behind the others."""
         stop, memory = self.count + x.shape[0], self._memory
-        if memory.dtype != x.dtype or memory.shape[1] != x.shape[1] or stop > len(memory):
-            self._memory = x.new_empty(max(self.limit, stop), x.shape[1])
+        if stop > memory.shape[0] or memory.dtype != x.dtype or self.shape != x.shape[1:]:
+            memory = x.new_empty(max(self.limit, stop), *x.shape[1:])
             if self.count:
-                self._memory[: self.count] = memory[: self.count]
+                memory[: self.count] = self.all
+            self._memory = memory
         self._room = self._memory[self.count : stop]
         return self._room
 

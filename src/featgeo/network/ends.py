@@ -8,26 +8,33 @@ import torch
 from torch import Tensor
 
 from featgeo.data.moments import BLOCK, Companion, MomentStream
+from featgeo.data.waiting import Rows
 from featgeo.errors import FeatgeoError
 from featgeo.theory.extent import extent
 from featgeo.theory.losses import CanonicalLoss, CrossEntropy, Loss
 
 Statistic = Callable[[Tensor, int], Tensor]  # checked targets, width -> T(y) (m, d)
 
+NUMBERS = 2**18  # of outputs and statistics that may wait: a mebibyte in float32
+TOLD = 16  # times that targets are counted before it is asked whether they suit the loss
+
 
 class Ends:
     """Outputs and targets batch by batch; what is made of them is made of several batches at once.
+
+    The companion of the layers' features is made as often as these are counted. The rest waits longer, for
+    :data:`NUMBERS` numbers: between the layers' products, that leave nothing in the caches, every step is dear.
 
     Args:
         loss: whose mean is taken.
         statistic: T(y) of checked targets.
         device: of the outputs.
-        limit: how many rows may wait, more than one batch.
+        limit: how many rows of features may wait, more than one batch.
 
     Attributes:
         pair: moments of u = [g, T], outputs and statistics of the targets.
         sums: Σ loss and Σ h(y).
-        sizes: rows of each batch that waits.
+        sizes: rows of each batch whose features wait.
     """
 
     def __init__(self, loss: Loss, statistic: Statistic, device: torch.device, limit: int) -> None:
@@ -35,8 +42,8 @@ class Ends:
         self.pair = MomentStream("model outputs and targets")
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.sizes: list[int] = []
-        self._outputs: list[Tensor] = []
-        self._targets: list[Tensor] = []
+        self._outputs, self._targets = Rows(), Rows()
+        self._closed = self._batches = 0  # how many of these rows have a companion, and of how many batches
         self._extents: list[tuple[Tensor, bool, int]] = []
 
     @property
@@ -52,38 +59,57 @@ class Ends:
         Raises:
             FeatgeoError: where the targets do not suit the loss, or not those before.
         """
-        checked = self.loss.arranged(targets.to(outputs.device, non_blocking=True), outputs.shape[1])
+        width = outputs.shape[1]
+        checked = self.loss.arranged(targets.to(outputs.device, non_blocking=True), width)
         for name, now, before in (("outputs", outputs, self._outputs), ("targets", checked, self._targets)):
-            if before and now.shape[1:] != before[0].shape[1:]:
-                shapes = f"{name} of shape {tuple(now.shape)} after {tuple(before[0].shape)}"
-                raise FeatgeoError("data", shapes, "Use one kind in all batches.")
-            before.append(now.clone())  # a loader or a model may write its next batch to the same memory
-        self.sizes.append(len(outputs))
+            if not before.count:
+                before.limit = self.limit + NUMBERS // (2 * width)
+            elif now.shape[1:] != before.shape:
+                found = f"{name} of shape {tuple(now.shape[1:])} after {tuple(before.shape)} for a sample"
+                raise FeatgeoError("data", found, "Use one kind in all batches.")
+            before.put(now)  # a loader or a model may write its next batch to the same memory
+        self.sizes.append(outputs.shape[0])
 
     def close(self) -> tuple[Tensor, Companion]:
-        """End the batches that wait: their rows u (m, 2d), and these as a companion.
+        """End the batches whose features wait: their rows u (m, 2d), and these as a companion."""
+        outputs = self._outputs.all[self._closed :]
+        statistic = self.statistic(self._within(self._targets.all[self._closed :]), outputs.shape[1])
+        both = torch.cat([outputs, statistic.to(outputs)], dim=1)
+        self.pair.rows.limit = self._outputs.limit
+        side, shift = self.pair.centre(both, here=True)
+        self.pair.wait(side, self.sizes)
+        self._closed, self._batches = self._outputs.count, self._batches + len(self.sizes)
+        self.sizes.clear()
+        return both, Companion.of(side, shift)
 
-        The pair's own is to be counted after the layers', so that the first that sees NaN is named.
-        """
-        outputs, checked = torch.cat(self._outputs), torch.cat(self._targets)
-        width = outputs.shape[1]
-        self._extents.append((extent(checked), checked.is_floating_point(), width))
-        if not checked.is_floating_point() and isinstance(self.loss, CrossEntropy):
-            checked = checked.clamp(
-                0, width - 1
-            )  # those out of range are told later, and must not stop a device
+    def _within(self, checked: Tensor) -> Tensor:
+        """Labels in range: those that are not are told later, and must not stop a device."""
+        if checked.is_floating_point() or not isinstance(self.loss, CrossEntropy):
+            return checked
+        return checked.clamp(0, self._outputs.all.shape[1] - 1)
+
+    @property
+    def due(self) -> bool:
+        """Whether what is closed is enough to be counted."""
+        return self._batches >= BLOCK or self.pair.rows.all.numel() >= NUMBERS
+
+    def tally(self) -> None:
+        """Count what is closed, while no features wait: after the layers, so that the first that sees NaN is named."""
+        if not self._closed:
+            return
+        assert not self.sizes
+        outputs, checked = self._outputs.all, self._targets.all
+        self._extents.append((extent(checked), checked.is_floating_point(), outputs.shape[1]))
+        checked = self._within(checked)
         self.sums[0] += self.loss.values(outputs, checked).sum(dtype=torch.float64)
         if isinstance(self.loss, CanonicalLoss):
             self.sums[1] += self.loss.base(checked).sum()
-        both = torch.cat([outputs, self.statistic(checked, width).to(outputs)], dim=1)
-        side, shift = self.pair.centre(both, here=True)
-        companion = Companion.of(side, shift)
-        self.pair.wait(side, self.sizes)
-        if len(self._extents) == BLOCK:
-            self.judge()
-        for waiting in (self.sizes, self._outputs, self._targets):
+        self.pair.count(Companion.of(self.pair.rows.all, self.pair.shift))
+        for waiting in (self._outputs, self._targets):
             waiting.clear()
-        return both, companion
+        self._closed = self._batches = 0
+        if len(self._extents) == TOLD:
+            self.judge()
 
     def judge(self) -> None:
         """Whether the targets suited the loss; asked once for many batches, as it waits for the device."""

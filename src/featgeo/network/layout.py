@@ -61,7 +61,7 @@ class Layout:
             FeatgeoError: where there is not one target for every row.
         """
         rows = self.targets(targets)
-        if len(rows) != len(outputs):
+        if rows.shape[0] != outputs.shape[0]:
             raise FeatgeoError(
                 "data", f"{len(rows)} targets for {len(outputs)} output rows", "One target each."
             )

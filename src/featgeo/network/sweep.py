@@ -191,7 +191,8 @@ class Pass:
                 alike = rows.count == len(both)
                 self.streams[name].count(companion if alike else companion.repeated(times, sizes))
             self.streams[name].drop()
-        self.ends.pair.count(companion)
+        if self.ends.due:
+            self.ends.tally()
 
     def go_on(self, data: Iterator[Batch], limits: Limits, until: float) -> str:
         """Read on until so many batches have been read; what ended the pass, empty where it may go on."""
@@ -240,6 +241,7 @@ class Pass:
     def _shard(self) -> Shard:
         """What this process tells the others, besides the moments."""
         self.settle()
+        self.ends.tally()
         self.ends.judge()
         for name in self.order:  # as called: the first that sees NaN is named
             if not self.seen[name].obstacle:
