@@ -88,8 +88,8 @@ def solve(layer: Layer, weight: Tensor, decay: float) -> Solved:
     fit = fit_layer(
         factor=thin_svd(metric @ jacobian), jacobian=jacobian, statistic=statistic,
         white=whitener.white(statistic), covariance=covariance(f, f),
-        whitener=whitener, mean=means[0], weight=layer.weight, bias=layer.bias,
-        displacement=layer.bias, displacement_loss=0.0,
+        whitener=whitener, mean=means[0], weight=layer.weight,
+        action=layer.bias, displacement_loss=0.0,
         readout_gain=0.0, weight_decay=decay,
     )  # fmt: skip
     if layer.groups > 1:

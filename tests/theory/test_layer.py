@@ -24,7 +24,7 @@ from .tails import interior_tail
 
 def layer_of(
     seed: int, hidden: bool, deficient: bool = False
-) -> tuple[fg.LocalProblem, Tensor, dict[str, Any]]:
+) -> tuple[fg.LocalProblem, Tensor, Tensor, dict[str, Any]]:
     """A finite problem, features, and what fit_layer wants to know of them."""
     joint = random_joint(seed, 9, 4, 0.3)
     problem = fg.local_problem(joint)
@@ -43,10 +43,10 @@ def layer_of(
     weight = 0.1 * torch.from_numpy(rng.standard_normal((size, feature.shape[1])))
     bias = problem.action + 0.1 * torch.from_numpy(rng.standard_normal(size))
     gap = problem.action - bias - weight @ mean
-    return problem, feature, {
+    return problem, feature, bias, {
         "factor": thin_svd(problem.factor), "jacobian": torch.eye(size).double(), "statistic": cross,
         "white": whiten(sigma).white(cross), "covariance": sigma, "whitener": whiten(sigma),
-        "mean": mean, "weight": weight, "bias": bias, "displacement": gap,
+        "mean": mean, "weight": weight, "action": problem.action,
         "displacement_loss": 0.5 * float((problem.factor @ gap).square().sum()), "readout_gain": 0.2,
     }  # fmt: skip
 
@@ -60,7 +60,7 @@ def half(matrix: Tensor) -> Tensor:
 
 @CASES
 def test_gains_and_gaps_are_the_quadratic(hidden: bool, deficient: bool) -> None:
-    problem, feature, known = layer_of(0, hidden, deficient)
+    problem, feature, bias, known = layer_of(0, hidden, deficient)
     fit = fit_layer(**known)
     weight, cross, sigma = known["weight"], known["statistic"], known["covariance"]
     metric = problem.metric
@@ -73,7 +73,7 @@ def test_gains_and_gaps_are_the_quadratic(hidden: bool, deficient: bool) -> None
     assert abs(fit.gap_rank - max(0.0, 0.2 - available)) < 1e-10
     assert abs(0.5 * fit.spectrum.square().sum().item() - fit.gain_available) < 1e-12
     assert torch.allclose(fit.spectrum, fit.spectrum.sort(descending=True).values)
-    expected = problem.entropy - problem.local_loss(weight, known["bias"], feature)
+    expected = problem.entropy - problem.local_loss(weight, bias, feature)
     assert abs(fit.predicted_decrease - expected) < 1e-10
     at_optimum = problem.local_loss(fit.optimal_weight, fit.optimal_bias, feature)
     assert abs(problem.entropy - at_optimum - fit.gain_available) < 1e-10
@@ -81,7 +81,7 @@ def test_gains_and_gaps_are_the_quadratic(hidden: bool, deficient: bool) -> None
 
 @CASES
 def test_alignment_and_scale_are_those_of_the_products(hidden: bool, deficient: bool) -> None:
-    problem, _, known = layer_of(1, hidden, deficient)
+    problem, _, _, known = layer_of(1, hidden, deficient)
     fit = fit_layer(**known)
     root = half(known["covariance"])
     used, best = problem.factor @ known["weight"] @ root, problem.factor @ fit.optimal_weight @ root
@@ -92,10 +92,9 @@ def test_alignment_and_scale_are_those_of_the_products(hidden: bool, deficient: 
 @CASES
 @pytest.mark.parametrize("decay", [0.0, 0.05])
 def test_the_optimum_aligns_with_itself(hidden: bool, deficient: bool, decay: float) -> None:
-    problem, feature, known = layer_of(2, hidden, deficient)
+    problem, feature, _, known = layer_of(2, hidden, deficient)
     best = optimal_weight(thin_svd(problem.factor), known["statistic"], known["covariance"], decay)
     assert torch.allclose(best, problem.optimal_weight(feature, decay)[0], atol=1e-10)
-    known["displacement"] = problem.action - known["bias"] - best @ known["mean"]
     fit = fit_layer(**{**known, "weight": best}, weight_decay=decay)
     assert abs(fit.alignment - 1) < 1e-12
     assert abs(fit.scale - 1) < 1e-12
@@ -109,7 +108,7 @@ def test_the_optimum_aligns_with_itself(hidden: bool, deficient: bool, decay: fl
 
 
 def test_a_layer_that_does_nothing_has_no_alignment() -> None:
-    _, _, known = layer_of(3, hidden=False)
+    _, _, _, known = layer_of(3, hidden=False)
     fit: LayerFit = fit_layer(**{**known, "weight": torch.zeros_like(known["weight"])})
     assert np.isnan(fit.alignment)
     assert fit.gain_used == pytest.approx(0.0, abs=1e-15)

@@ -89,7 +89,7 @@ class Outlook:
             found.sample.rows.get(name), found.sample, found.batches,
         )  # fmt: skip
 
-    @property
+    @cached_property
     def mean_action(self) -> Tensor:
         """E[z] = Wμ + b (n,)."""
         return self.weight @ self.moments.mean + self.bias
@@ -190,8 +190,7 @@ class Outlook:
             whitener=self.whitener,
             mean=self.moments.mean,
             weight=self.weight,
-            bias=self.bias,
-            displacement=stand.displacement,
+            action=self.mean_action + stand.displacement,
             displacement_loss=stand.displacement_loss,
             readout_gain=readout_gain,
             weight_decay=self.weight_decay,
@@ -247,8 +246,8 @@ def locality(outlook: Outlook, stand: Stand, seen: Tensor) -> float:
     steps = math.sqrt(3) * (axes @ outlook.weight.T @ stand.jacobian.T)
     steps = torch.cat([steps, -steps])
     metric = stand.readout
-    change = torch.stack([outlook.risk.gradient(stand.output + step) for step in steps])
-    change = (change - outlook.risk.gradient(stand.output)) @ (metric.right / metric.values)
+    change = outlook.risk.gradient(stand.output + steps) - outlook.risk.gradient(stand.output)
+    change = change @ (metric.right / metric.values)
     steps = steps @ stand.metric.T @ metric.left
     loss = (steps * change).sum() / (steps.norm() * change.norm())
     value = (tail.clamp_min(0) * loss.clamp_min(0)).item()

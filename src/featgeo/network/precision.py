@@ -45,22 +45,23 @@ def standard_errors(outlook: Outlook, stand: Stand, fit: LayerFit) -> Errors:
 
     risk = outlook.risk if isinstance(outlook.risk, CanonicalRisk) else None
 
+    inverse = readout.pseudo_inverse
+
     def bend(left: Tensor, right: Tensor) -> Tensor:
         assert risk is not None
-        pulled = (
-            readout.right @ ((readout.left.T @ part) / readout.values[:, None]) for part in (left, right)
-        )
-        return readout.dual(metric_slope(risk.loss, stand.output, *pulled)[:, None])[:, 0]
+        first = inverse @ left
+        second = first if right is left else inverse @ right
+        return inverse.T @ metric_slope(risk.loss, stand.output, first, second)
 
     width, tail, means = len(stand.output), stand.tail, outlook.pair.mean
-    cross = readout.dual(outlook.white[width:])
+    cross = inverse.T @ outlook.white[width:]
 
     def influences(rows: Rows) -> Tensor:
         solver = adjoint if decay or groups > 1 else None
         return influence(fit, rows, cross, outlook.whitener, bend if risk else None, tail, solver)
 
     def rows_of(features: Tensor, statistics: Tensor, outputs: Tensor) -> Rows:
-        scores = readout.dual((statistics - means[width:]).T).T
+        scores = (statistics - means[width:]) @ inverse
         return Rows(features - outlook.moments.mean.to(features), scores, outputs @ stand.metric.T)
 
     sample, count = outlook.sample, outlook.moments.count

@@ -113,15 +113,17 @@ def _damped(
         gradient = place.jacobian.T @ risk.gradient(place.output)
         slope = svd.right.T @ gradient
         uncurved = gradient - svd.right @ slope
-        uncurved = uncurved if uncurved.norm() > (COARSE if hasty else FLAT) else torch.zeros_like(uncurved)
+        steep = uncurved.norm().item()
+        steep = steep if steep > (COARSE if hasty else FLAT) else 0.0
         promise = 0.5 * (slope / svd.values).square().sum().item()
-        if promise <= tolerance * max(1.0, abs(current)) and not uncurved.any():
+        if promise <= tolerance * max(1.0, abs(current)) and not steep:
             break
         curvature = svd.values.square()
-        largest = torch.cat([curvature, uncurved.norm()[None]]).max()
+        largest = max([steep, *curvature[:1].tolist()])
         while damping < 1e12:
             move = slope / (curvature + damping * largest)
-            step = svd.right @ move + uncurved / (damping * largest)
+            step = svd.right @ move
+            step = step + uncurved / (damping * largest) if steep else step
             there = _Place.at(tail, place.action - step, len(place.output))
             trial = risk.value(there.output[None])[0].item()
             reached.append(min(trial, current))

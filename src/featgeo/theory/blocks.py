@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featgeo.theory.layer import LayerFit
+from featgeo.theory.layer import LayerFit, compared
 from featgeo.theory.linalg import ThinSVD, Whitener
 
 DENSE = 2**24  # numbers in a least-squares matrix that is still formed
@@ -99,8 +99,7 @@ def within_blocks(
     best = best_blocks(outer, root, wanted, groups, weight_decay) if weight_decay > 0 else free
     used, reached, target = outer @ weight @ root, outer @ free @ root, outer @ best @ root
     available, gap = 0.5 * reached.square().sum().item(), 0.5 * (used - reached).square().sum().item()
-    norms = used.norm().item(), target.norm().item()
-    defined = min(norms) > 1e-150
+    alignment, scale = compared(used, target)
     return replace(
         fit,
         optimal_weight=best,
@@ -109,8 +108,8 @@ def within_blocks(
         gain_used=available - gap,
         gap_weight=gap,
         gap_rank=max(0.0, readout_gain - available),
-        alignment=(used * target).sum().item() / (norms[0] * norms[1]) if defined else math.nan,
-        scale=norms[0] / norms[1] if defined else math.nan,
+        alignment=alignment,
+        scale=scale,
         spectrum=torch.linalg.svdvals(reached),
         optimal_response=factor.matrix @ best,
         target=factor.left @ target,

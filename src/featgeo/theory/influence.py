@@ -75,9 +75,9 @@ def influence(
             any; None without penalty and blocks.
     """
     used, aimed = fit.used, fit.target  # U Σ^½ of W and W'
-    inner = 1 / (used.norm() * aimed.norm())
-    cosine = (used * aimed).sum() * inner
-    own, other = cosine / used.square().sum(), cosine / aimed.square().sum()  # a/‖U‖², a/‖U'‖²
+    sizes = used.norm(), aimed.norm()
+    inner = 1 / (sizes[0] * sizes[1])
+    own, other = fit.alignment / sizes[0].square(), fit.alignment / sizes[1].square()  # a/‖U‖², a/‖U'‖²
     s = rows.scores
     u, a = _seen(rows, fit.response), _seen(rows, fit.optimal_response)
     if adjoint is None:  # V = inner W - other W', and W' is W₀

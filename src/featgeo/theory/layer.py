@@ -10,6 +10,7 @@ value at the weights in use, and how the difference splits. Gains are in loss un
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -117,8 +118,7 @@ def fit_layer(
     whitener: Whitener,
     mean: Tensor,
     weight: Tensor,
-    bias: Tensor,
-    displacement: Tensor,
+    action: Tensor,
     displacement_loss: float,
     readout_gain: float,
     weight_decay: float = 0.0,
@@ -134,9 +134,8 @@ def fit_layer(
         whitener: of Σ.
         mean: μ (k,).
         weight: W (n, k).
-        bias: b (n,).
-        displacement: what has to be added to b + Wμ to reach the best constant (n,): c - b - Wμ.
-        displacement_loss: loss units lost through that displacement.
+        action: the best constant c (n,).
+        displacement_loss: loss units lost because b + Wμ is not c.
         readout_gain: gain of a free linear read-out of the same features.
         weight_decay: λ.
     """
@@ -153,18 +152,17 @@ def fit_layer(
     available = 0.5 * modes.square().sum().item()
     gap_weight = 0.5 * (used - modes).square().sum().item()
     lost = readout_gain - available
-    norms = used.norm().item(), target.norm().item()
-    defined = min(norms) > 1e-150
+    alignment, scale = compared(used, target)
     return LayerFit(
         optimal_weight=best,
-        optimal_bias=bias + displacement + weight @ mean - best @ mean,
+        optimal_bias=action - best @ mean,
         gain_available=available,
         gain_used=available - gap_weight,
         gap_weight=gap_weight,
         gap_bias=displacement_loss,
         gap_rank=lost if lost > ROUNDING * readout_gain else 0.0,
-        alignment=(used * target).sum().item() / (norms[0] * norms[1]) if defined else float("nan"),
-        scale=norms[0] / norms[1] if defined else float("nan"),
+        alignment=alignment,
+        scale=scale,
         spectrum=torch.linalg.svdvals(modes.T),
         predicted_decrease=available - gap_weight - displacement_loss,
         factor=factor,
@@ -174,6 +172,14 @@ def fit_layer(
         target=target,
         modes=modes,
     )
+
+
+def compared(used: Tensor, target: Tensor) -> tuple[float, float]:
+    """Cosine of two matrices and how long the first is beside the second; NaN where either vanishes."""
+    sizes = used.norm().item(), target.norm().item()
+    if min(sizes) <= 1e-150:
+        return math.nan, math.nan
+    return (used * target).sum().item() / (sizes[0] * sizes[1]), sizes[0] / sizes[1]
 
 
 @dataclass(frozen=True)
@@ -215,13 +221,13 @@ def average_tail(
     """
     whitened = whitener.white(cross_outputs)  # Cov(g, white features) (d, r)
     precision = whitener.accumulated  # the two large products need no more than the moments have
-    spread = weight.to(precision) @ whitener.root.to(precision)  # Cov(z, white features) (n, r)
+    spread = whitener.loaded(weight.to(precision))  # Cov(z, white features) (n, r)
     wide = spread.shape[0] <= spread.shape[1]
     gram = (spread @ spread.T if wide else spread.T @ spread).to(torch.float64)
     spread = spread.to(torch.float64)
-    root = _damped_root(gram)
+    root, ridge = _damped_root(gram)
     jacobian = (
-        _regress(whitened @ spread.T, gram, root) if wide else _regress(whitened, gram, root) @ spread.T
+        _regress(whitened @ spread.T, root, ridge) if wide else _regress(whitened, root, ridge) @ spread.T
     )
     explained = (metric @ jacobian @ spread).square().sum().item()
     total = (metric @ outputs * metric).sum().item()
@@ -234,19 +240,25 @@ def average_tail(
     return AverageTail(jacobian, min(1.0, explained / total) if total > 0 else 1.0, spread, project)
 
 
-def _damped_root(gram: Tensor) -> Tensor:
-    """Cholesky factor of a Gram matrix with the ridge below which :data:`UNSEEN` sees nothing."""
+def _damped_root(gram: Tensor) -> tuple[Tensor, float]:
+    """Cholesky factor of a Gram matrix with the ridge below which :data:`UNSEEN` sees nothing, and that ridge."""
     ridge = max(UNSEEN * torch.linalg.norm(gram).item(), torch.finfo(gram.dtype).tiny)
     damped = gram.clone()
     damped.diagonal().add_(ridge)
     lower = cholesky(damped)
     assert lower is not None, "a Gram matrix with a ridge above its rounding is positive definite"
-    return lower
+    return lower, ridge
 
 
-def _regress(cross: Tensor, gram: Tensor, root: Tensor) -> Tensor:
-    """cross · gram⁺ (d, n) without the directions that :data:`UNSEEN` leaves out, by the damped root of gram."""
-    found = torch.zeros_like(cross)
-    for _ in range(REFINEMENTS):
-        found = found + cholesky_solve(root, (cross - found @ gram).T).T
-    return found
+def _regress(cross: Tensor, root: Tensor, ridge: float) -> Tensor:
+    """cross · gram⁺ (d, n) without the directions that :data:`UNSEEN` leaves out, by the damped root of gram.
+
+    Tikhonov's solution, then that of what it left over, and so on: a refinement is ridge (gram + ridge)⁻¹ times the
+    one before.
+    """
+    step = cholesky_solve(root, cross.T)
+    found = step
+    for _ in range(REFINEMENTS - 1):
+        step = ridge * cholesky_solve(root, step)
+        found = found + step
+    return found.T

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +18,7 @@ import scipy  # loads its parts when they are used
 import torch
 from torch import Tensor
 
-INVERSE_STEPS = 4
+POWER_STEPS = 4
 ALIGNED = 128  # columns that lie a multiple of so many numbers apart share few places of a processor's cache
 ABOVE = 1e-6  # of the largest s Σ: a λ beside which the rounding of Σ, summed in float32, is little
 FEW = 9  # Cholesky factors with their solves cost less than one eigendecomposition (measured: 11 to 15 do)
@@ -85,6 +86,16 @@ class Whitener:
         scale, axes = self._axes
         return self._full(rows @ axes.T / scale)
 
+    def loaded(self, rows: Tensor) -> Tensor:
+        """Rows ΣT (m, r) of rows (m, k), in their dtype: weights on the features become those of :attr:`root`."""
+        if self.lower is None or self._dead:
+            return rows @ self.root.to(rows)
+        lower, made = self.lower.to(rows), torch.empty_like(rows)
+        for start in range(0, len(lower), ALIGNED):  # what lies above the diagonal takes no time
+            stop = start + ALIGNED
+            torch.matmul(rows[:, start:], lower[start:, start:stop], out=made[:, start:stop])
+        return made
+
     @cached_property
     def transform(self) -> Tensor:
         """T itself (k, r)."""
@@ -134,7 +145,7 @@ def _certain_cholesky(sigma: Tensor, scale: Tensor, tolerance: float) -> Tensor 
     """The Cholesky factor of a covariance whose correlation matrix clearly has full rank, else None.
 
     Clearly: the smallest eigenvalue of the correlation matrix, estimated by inverse iteration, is ten times above the
-    cut-off that the rank rule would set (its Frobenius norm bounds the largest). Neither the factorisation nor its
+    cut-off that the rank rule would set, its largest being estimated likewise. Neither the factorisation nor its
     rounding depends on the features' units, so the correlation matrix itself need not be formed.
 
     Args:
@@ -145,16 +156,20 @@ def _certain_cholesky(sigma: Tensor, scale: Tensor, tolerance: float) -> Tensor 
     lower = cholesky(sigma)
     if lower is None or not len(sigma):
         return None
-    vector, growth = torch.cos(torch.arange(len(lower)).to(lower))[:, None], 0.0
     column = scale[:, None]
-    for _ in range(INVERSE_STEPS):
-        vector = column * cholesky_solve(lower, column * vector / vector.norm())
-        growth = vector.norm().item()
-    room = 1 / (10 * tolerance * growth)
-    if len(sigma) < room:  # its trace bounds the largest eigenvalue too
+    start = torch.cos(torch.arange(len(lower)).to(lower))[:, None]
+    smallest = 1 / _iterated(lambda vector: column * cholesky_solve(lower, column * vector), start)
+    room = smallest / (10 * tolerance)
+    if len(sigma) < room:  # its trace bounds the largest eigenvalue
         return lower
-    precision = scale.square().reciprocal()
-    return lower if (sigma.square() @ precision @ precision).sqrt().item() < room else None
+    return lower if _iterated(lambda vector: sigma @ (vector / column) / column, start) < room else None
+
+
+def _iterated(matrix: Callable[[Tensor], Tensor], vector: Tensor) -> float:
+    """The largest eigenvalue of a symmetric matrix, from below, by a few steps of power iteration."""
+    for _ in range(POWER_STEPS):
+        last, vector = vector, matrix(vector)
+    return (vector.norm() / last.norm()).item()
 
 
 def cholesky(matrix: Tensor) -> Tensor | None:
@@ -237,11 +252,10 @@ class ThinSVD:
 def thin_svd(factor: Tensor) -> ThinSVD:
     """Singular value decomposition of a factor (m, n), cut at its numerical rank."""
     wide = factor.shape[0] < factor.shape[1]  # LAPACK has columns first: it is much faster on the transpose
-    left, values, right = torch.linalg.svd(
-        (factor.T if wide else factor).to(torch.float64), full_matrices=False
-    )
-    largest = values.max().item() if values.numel() else 0.0
-    rank = int((values > rank_tolerance(max(factor.shape), torch.float64) * largest).sum())
+    tall = (factor.T if wide else factor).to(torch.float64)
+    left, values, right = torch.linalg.svd(tall, full_matrices=False)
+    sizes, tolerance = values.tolist(), rank_tolerance(max(factor.shape), torch.float64)
+    rank = sum(size > tolerance * sizes[0] for size in sizes)
     left, right = (right.T, left) if wide else (left, right.T)
     return ThinSVD(left[:, :rank], values[:rank], right[:, :rank])
 

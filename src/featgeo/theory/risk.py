@@ -26,7 +26,7 @@ class Risk(ABC):
 
     @abstractmethod
     def gradient(self, output: Tensor) -> Tensor:
-        """E_Y[∂loss/∂g] (d,) at one output (d,)."""
+        """E_Y[∂loss/∂g] (..., d) at one output (d,), or at each row of outputs (m, d)."""
 
     @abstractmethod
     def factor(self, output: Tensor) -> Tensor:
@@ -89,7 +89,9 @@ class EmpiricalRisk(Risk):
         return scores.detach()
 
     def gradient(self, output: Tensor) -> Tensor:
-        """Σ_i w_i ∂loss(g, y_i)/∂g."""
+        """Σ_i w_i ∂loss(g, y_i)/∂g, one row after the other."""
+        if output.ndim == 2:
+            return torch.stack([self.gradient(row) for row in output])
         return self.weights @ self.scores(output)
 
     def factor(self, output: Tensor) -> Tensor:
