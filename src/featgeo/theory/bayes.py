@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -95,6 +96,7 @@ def _decrement(svd: ThinSVD, gradient: Tensor, flat: float) -> float:
     return 0.5 * (along / svd.values).square().sum().item()
 
 
+@np.errstate(all="ignore")  # what is no number leads to no step
 def _damped(
     risk: Risk, tail: Tail, start: _Place, tolerance: float, hasty: bool = False
 ) -> tuple[_Place, int]:
@@ -111,25 +113,26 @@ def _damped(
         steps += 1
         svd = thin_svd(risk.factor(place.output) @ place.jacobian)
         gradient = place.jacobian.T @ risk.gradient(place.output)
-        slope = svd.right.T @ gradient
-        uncurved = gradient - svd.right @ slope
+        along = svd.right.T @ gradient
+        uncurved = gradient - svd.right @ along
         steep = uncurved.norm().item()
         steep = steep if steep > (COARSE if hasty else FLAT) else 0.0
-        promise = 0.5 * (slope / svd.values).square().sum().item()
+        slope, sizes = along.numpy(), svd.values.numpy()  # a few numbers: with torch it would take longer
+        promise, curvature = 0.5 * ((slope / sizes) ** 2).sum(), sizes**2
         if promise <= tolerance * max(1.0, abs(current)) and not steep:
             break
-        curvature = svd.values.square()
-        largest = max([steep, *curvature[:1].tolist()])
+        largest = max([steep, *curvature[:1]])
         while damping < 1e12:
-            move = slope / (curvature + damping * largest)
-            step = svd.right @ move
-            step = step + uncurved / (damping * largest) if steep else step
+            ridge = damping * largest
+            move = slope / (curvature + ridge)
+            step = svd.right @ torch.from_numpy(move)
+            step = step + uncurved / ridge if steep else step
             there = _Place.at(tail, place.action - step, len(place.output))
             trial = risk.value(there.output[None])[0].item()
             reached.append(min(trial, current))
             if hasty and _stalled(reached):
                 return (there if trial < current else place), steps
-            predicted = (gradient @ step - 0.5 * curvature @ move.square()).item()
+            predicted = slope @ move - 0.5 * curvature @ move**2 + (steep**2 / ridge if steep else 0.0)
             if trial < current:
                 faithful = current - trial > 0.75 * predicted
                 damping = max(damping / 10, 1e-15) if faithful else damping

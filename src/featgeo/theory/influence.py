@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -144,23 +145,22 @@ def standard_error(values: Tensor, batch: Tensor, weight: Tensor, samples: int, 
         samples: number of all samples.
         batches: number of all batches.
     """
-    share = (weight / weight.sum()).to(values)[:, None]
-    count = len(values)
+    rows, share, count = values.numpy(), (weight / weight.sum()).numpy(), len(values)
     if count < 2:
         return values.new_full(values.shape[1:], math.nan)
-    spread = (share * (values - (share * values).sum(0)).square()).sum(0) * count / (count - 1)
-    _, place, sizes = batch.unique(return_inverse=True, return_counts=True)
+    spread = share @ (rows - share @ rows) ** 2 * (count / (count - 1))
+    _, place, sizes = np.unique(batch.numpy(), return_inverse=True, return_counts=True)
     groups, rest = len(sizes), count - len(sizes)
     if groups < 2 or rest < 1:
-        return (spread / samples).sqrt()
-    sums = values.new_zeros(groups, values.shape[1]).index_add_(0, place, values)
-    centres = sums / sizes[:, None]
-    within = (values - centres[place]).square().sum(0) / rest
-    between = (sizes[:, None] * (centres - values.mean(0)).square()).sum(0) / (groups - 1)
-    ninth = 2 / (
-        9 * (groups - 1)
-    )  # chi-squared over its degrees of freedom, by Wilson and Hilferty's cube root
+        return torch.from_numpy(np.sqrt(spread / samples))
+    centres = np.zeros((groups, rows.shape[1]))
+    np.add.at(centres, place, rows)
+    centres /= sizes[:, None]
+    within = ((rows - centres[place]) ** 2).sum(0) / rest
+    between = sizes @ (centres - rows.mean(0)) ** 2 / (groups - 1)
+    ninth = 2 / (9 * (groups - 1))  # chi-squared over its degrees of freedom: Wilson and Hilferty's cube root
     unlike = between > within * (1 - ninth + UNLIKE * math.sqrt(ninth)) ** 3
-    size = (count - sizes.square().sum().item() / count) / (groups - 1)
-    part = (between - within).clamp_min(0) / size
-    return torch.where(unlike, part / batches + within / samples, spread / samples).sqrt()
+    size = (count - (sizes**2).sum() / count) / (groups - 1)
+    part = np.maximum(between - within, 0.0) / size
+    variance = np.where(unlike, part / batches + within / samples, spread / samples)
+    return torch.from_numpy(np.sqrt(variance))
