@@ -110,7 +110,7 @@ class Keeper:
             self._companion[room] = companion[index]
             for name, memory in self._rows.items():
                 rows, shift = streams[name]
-                torch.add(rows[index], shift, out=memory[room])
+                torch.add(rows.index_select(0, index), shift, out=memory[room])
 
     def _thin(self) -> None:
         if self.each > EACH:

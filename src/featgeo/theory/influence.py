@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from featgeo.theory.layer import AverageTail, LayerFit
@@ -54,6 +55,7 @@ class Rows:
     carried: Tensor | None = None
 
 
+@np.errstate(all="ignore")  # what cannot be told is NaN
 def influence(
     fit: LayerFit,
     rows: Rows,
@@ -76,10 +78,9 @@ def influence(
             any; None without penalty and blocks.
     """
     used, aimed = fit.used, fit.target  # U Σ^½ of W and W'
-    sizes = used.norm(), aimed.norm()
-    inner = 1 / (sizes[0] * sizes[1])
-    own, other = fit.alignment / sizes[0].square(), fit.alignment / sizes[1].square()  # a/‖U‖², a/‖U'‖²
-    s = rows.scores
+    sizes = np.array([used.norm().item(), aimed.norm().item()])
+    inner, (own, other) = float(1 / sizes.prod()), (fit.alignment / sizes**2).tolist()  # a/‖U‖², a/‖U'‖²
+    s = rows.scores.numpy()
     u, a = _seen(rows, fit.response), _seen(rows, fit.optimal_response)
     if adjoint is None:  # V = inner W - other W', and W' is W₀
         step, b, v = None, a, inner * u - other * a
@@ -88,23 +89,23 @@ def influence(
         step = adjoint(pull)
         along = fit.factor.matrix @ step
         b, v = _seen(rows, whitener.back(fit.modes)), _seen(rows, along)
-    left = s if rows.road is None else s - rows.road
+    left = s if rows.road is None else s - rows.road.numpy()
     parts = [
         inner * u * a - (own * u * u + other * a * a) / 2 + (left - a) * v,
         (left - b / 2) * b,
         (left - u / 2) * u,
     ]
     if bend is not None:  # through the metric
-        with_best, with_used = (bend(part, part).to(s) / 2 for part in (fit.modes, used))
+        with_best, with_used = (bend(part, part).numpy() / 2 for part in (fit.modes, used))
         if step is None:
             curve = other * with_best - own * with_used
         else:
             mixed = inner * used - along @ whitener.root - other / 2 * aimed
-            curve = bend(mixed, aimed).to(s) - own * with_used
+            curve = bend(mixed, aimed).numpy() - own * with_used
         if rows.carried is not None:
             toward = inner * used - other * aimed if step is None else along @ whitener.root
             curve, with_best, with_used = (
-                bent + sign * bend(part, rows.carried).to(s)
+                bent + sign * bend(part, rows.carried).numpy()
                 for bent, sign, part in (
                     (curve, -1, toward), (with_best, 1, fit.modes), (with_used, 1, used),
                 )
@@ -112,24 +113,24 @@ def influence(
         for i, bent in enumerate((curve, -with_best, -with_used)):
             parts[i] = parts[i] + s * bent
     if tail is not None:  # through the regression
-        through, rest = _seen(rows, tail.project(cross @ tail.spread.T)), cross - fit.modes
-        short = torch.zeros_like(u)
+        through, rest = _seen(rows, tail.project(tail.against(cross))), cross - fit.modes
+        short = np.zeros_like(u)
         if rest.norm() > ROOM * cross.norm():  # a narrow layer, whose modes turn with J
             best = fit.factor.pseudo_inverse @ fit.modes if fit.free is None else fit.free @ whitener.root
             short = _seen(rows, tail.project(rest @ best.T))
         aligned = inner * through - own * u - other * short
         if step is not None:
-            slopes = (inner * aimed - own * used) @ tail.spread.T + (cross - aimed) @ (step @ whitener.root).T
+            slopes = tail.against(inner * aimed - own * used) + (cross - aimed) @ (step @ whitener.root).T
             turned = (pull - along @ whitener.root) @ (fit.optimal_weight @ whitener.root).T
             aligned = _seen(rows, tail.project(slopes + turned))
         for i, move in enumerate((aligned, short, through - u)):
-            parts[i] = parts[i] + (rows.outputs - u) * move
-    return torch.stack([part.sum(1) for part in parts], dim=1).to(torch.float64)
+            parts[i] = parts[i] + (rows.outputs.numpy() - u) * move
+    return torch.from_numpy(np.stack([part.sum(1, dtype=np.float64) for part in parts], axis=1))
 
 
-def _seen(rows: Rows, response: Tensor) -> Tensor:
+def _seen(rows: Rows, response: Tensor) -> NDArray[np.floating]:
     """What a map (p, k) makes of the samples' features (m, p)."""
-    return rows.features @ response.to(rows.features).T
+    return (rows.features @ response.to(rows.features).T).numpy()
 
 
 def standard_error(values: Tensor, batch: Tensor, weight: Tensor, samples: int, batches: int) -> Tensor:

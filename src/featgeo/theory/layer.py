@@ -189,7 +189,7 @@ class AverageTail:
     Attributes:
         jacobian: J̄ = Cov(g, z) Σ_z⁺ (d, n), the one of least norm.
         determination: R² of the linear fit in the output's metric, 1 for a linear tail.
-        spread: Cov(z, white features) (n, r).
+        spread: Cov(z, white features) (n, r), in the precision of the moments.
         project: Y (·, n) -> Y Σ_z⁺ W (·, k): what a regression with Cov(·, z) = Y makes of features.
     """
 
@@ -197,6 +197,10 @@ class AverageTail:
     determination: float
     spread: Tensor
     project: Callable[[Tensor], Tensor] = field(repr=False, compare=False)
+
+    def against(self, rows: Tensor) -> Tensor:
+        """Cov(·, z) (·, n) of Cov(·, white features) (·, r)."""
+        return (rows.to(self.spread) @ self.spread.T).to(rows)
 
 
 def average_tail(
@@ -224,18 +228,20 @@ def average_tail(
     spread = whitener.loaded(weight.to(precision))  # Cov(z, white features) (n, r)
     wide = spread.shape[0] <= spread.shape[1]
     gram = (spread @ spread.T if wide else spread.T @ spread).to(torch.float64)
-    spread = spread.to(torch.float64)
     root, ridge = _damped_root(gram)
-    jacobian = (
-        _regress(whitened @ spread.T, root, ridge) if wide else _regress(whitened, root, ridge) @ spread.T
-    )
-    explained = (metric @ jacobian @ spread).square().sum().item()
+    if wide:
+        jacobian = _regress(whitened @ whitener.root.T @ weight.T, root, ridge)
+        explained = ((metric @ jacobian @ gram) * (metric @ jacobian)).sum().item()
+    else:
+        found = _regress(whitened, root, ridge)
+        jacobian = found @ spread.to(torch.float64).T
+        explained = (metric @ found @ gram).square().sum().item()
     total = (metric @ outputs * metric).sum().item()
 
     def project(rows: Tensor) -> Tensor:
         if wide:
             return cholesky_solve(root, rows.T).T @ weight
-        return whitener.back(cholesky_solve(root, (rows @ spread).T).T)
+        return whitener.back(cholesky_solve(root, (rows @ spread.to(rows)).T).T)
 
     return AverageTail(jacobian, min(1.0, explained / total) if total > 0 else 1.0, spread, project)
 
@@ -243,9 +249,7 @@ def average_tail(
 def _damped_root(gram: Tensor) -> tuple[Tensor, float]:
     """Cholesky factor of a Gram matrix with the ridge below which :data:`UNSEEN` sees nothing, and that ridge."""
     ridge = max(UNSEEN * torch.linalg.norm(gram).item(), torch.finfo(gram.dtype).tiny)
-    damped = gram.clone()
-    damped.diagonal().add_(ridge)
-    lower = cholesky(damped)
+    lower = cholesky(gram, ridge)
     assert lower is not None, "a Gram matrix with a ridge above its rounding is positive definite"
     return lower, ridge
 

@@ -172,21 +172,24 @@ def _iterated(matrix: Callable[[Tensor], Tensor], vector: Tensor) -> float:
     return (vector.norm() / last.norm()).item()
 
 
-def cholesky(matrix: Tensor) -> Tensor | None:
-    """Lower Cholesky factor of a symmetric matrix (k, k), None where it is not positive definite.
+def cholesky(matrix: Tensor, ridge: float = 0.0) -> Tensor | None:
+    """Lower Cholesky factor of a symmetric matrix (k, k) + ridge · I, None where that is not positive definite.
 
     Where its columns would share places of the cache, it is factorised within a slightly larger matrix: two to three
     times faster for 512 and 1024 features.
     """
-    size, framed = len(matrix), matrix
-    if size and size % ALIGNED == 0:
-        framed = torch.zeros(size + 8, size + 8).to(matrix)
-        framed[:size, :size] = matrix
-        framed.diagonal()[size:] = 1.0
-    lower, failed = torch.linalg.cholesky_ex(framed)
+    size = len(matrix)
+    room = size + 8 if size and size % ALIGNED == 0 else size
+    framed = matrix.new_empty(room, room)
+    framed[:size, :size] = matrix
+    framed[size:], framed[:, size:] = 0.0, 0.0
+    framed.diagonal()[:size] += ridge
+    framed.diagonal()[size:] = 1.0
+    lower = framed.mT  # columns first, as LAPACK has them: it is overwritten by its factor
+    _, failed = torch.linalg.cholesky_ex(lower, out=(lower, lower.new_zeros((), dtype=torch.int32)))
     if failed.item():
         return None
-    return lower if framed is matrix else lower[:size, :size].mT.contiguous().mT
+    return lower if room == size else lower[:size, :size].mT.contiguous().mT
 
 
 def cholesky_solve(lower: Tensor, right: Tensor) -> Tensor:
@@ -290,9 +293,7 @@ def _ridge_by_cholesky(sizes: Tensor, right: Tensor, sigma: Tensor, weight_decay
         return None
     parts = []
     for start, stop in itertools.pairwise(bounds):
-        system = sizes[start] * sigma
-        system.diagonal().add_(weight_decay)
-        lower = cholesky(system)
+        lower = cholesky(sizes[start] * sigma, weight_decay)
         if lower is None:
             return None
         parts.append(cholesky_solve(lower, right[start:stop].T).T)
