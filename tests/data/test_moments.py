@@ -15,10 +15,11 @@ TIGHT = {"rtol": 1e-10, "atol": 1e-10}
 
 
 def two_pass(x: Tensor, u: Tensor) -> tuple[np.ndarray, ...]:
-    """Count, means, Σ(x - x̄)(x - x̄)ᵀ and Σ(u - ū)(x - x̄)ᵀ by numpy in float64."""
+    """Means, Cov(x) and Cov(u, x) by numpy in float64."""
     rows, side = x.numpy().astype(np.float64), u.numpy().astype(np.float64)
     mean, companion = rows.mean(0), side.mean(0)
-    return mean, companion, (rows - mean).T @ (rows - mean), (side - companion).T @ (rows - mean)
+    centred = rows - mean
+    return mean, companion, centred.T @ centred / len(x), (side - companion).T @ centred / len(x)
 
 
 def one_pass(x: Tensor, u: Tensor, sizes: list[int] | int) -> Moments:
@@ -59,23 +60,25 @@ def relative(found: Tensor, wanted: np.ndarray, scale: np.ndarray) -> float:
 @pytest.mark.parametrize("offset", [0.0, 1e4, -1e4])
 def test_float32_with_a_large_mean_agrees_with_two_passes(batch: int, offset: float) -> None:
     x, u = sample(0, 4000, torch.float32, offset)
-    found, (mean, companion, scatter, cross) = one_pass(x, u, batch), two_pass(x, u)
+    found, (mean, companion, covariance, cross) = one_pass(x, u, batch), two_pass(x, u)
     assert found.count == 4000
     np.testing.assert_allclose(found.mean, mean, rtol=1e-7, atol=1e-6)
     np.testing.assert_allclose(found.companion, companion, rtol=1e-7, atol=1e-6)
-    diagonal = scatter.diagonal()
-    assert np.abs(found.scatter.numpy().diagonal() / diagonal - 1).max() < 1e-4
-    assert relative(found.scatter, scatter, diagonal) < 1e-4
-    assert relative(found.cross, cross, diagonal) < 1e-4
-    assert {t.dtype for t in (found.mean, found.companion, found.scatter, found.cross)} == {torch.float64}
+    diagonal = covariance.diagonal()
+    assert np.abs(found.covariance.numpy().diagonal() / diagonal - 1).max() < 1e-4
+    assert relative(found.covariance, covariance, diagonal) < 1e-4
+    assert relative(found.cross_covariance, cross, diagonal) < 1e-4
+    assert {t.dtype for t in (found.mean, found.companion, found.covariance, found.cross_covariance)} == {
+        torch.float64
+    }
 
 
 def test_a_naive_sum_of_squares_fails_here() -> None:
     """The data of the test above do break E[x²] - E[x]² in float32: the test can fail."""
     x, u = sample(0, 4000, torch.float32, 1e4)
-    naive = (x.T @ x - len(x) * x.mean(0).outer(x.mean(0))).double()
-    scatter = two_pass(x, u)[2]
-    assert relative(naive, scatter, scatter.diagonal()) > 0.1
+    naive = (x.T @ x / len(x) - x.mean(0).outer(x.mean(0))).double()
+    covariance = two_pass(x, u)[2]
+    assert relative(naive, covariance, covariance.diagonal()) > 0.1
 
 
 def test_a_drifting_mean_and_sorted_data() -> None:
@@ -83,9 +86,9 @@ def test_a_drifting_mean_and_sorted_data() -> None:
     x, u = sample(1, 3000, torch.float32)
     x, u = x[x[:, 0].argsort()], u[x[:, 0].argsort()]
     x = x + torch.linspace(0, 300, 3000)[:, None]
-    found, (_, _, scatter, cross) = one_pass(x, u, 50), two_pass(x, u)
-    assert relative(found.scatter, scatter, scatter.diagonal()) < 1e-5
-    assert relative(found.cross, cross, np.sqrt(scatter.diagonal() * 3000)) < 1e-5
+    found, (_, _, covariance, cross) = one_pass(x, u, 50), two_pass(x, u)
+    assert relative(found.covariance, covariance, covariance.diagonal()) < 1e-5
+    assert relative(found.cross_covariance, cross, np.sqrt(covariance.diagonal())) < 1e-5
 
 
 @settings(max_examples=60, deadline=None)
@@ -93,8 +96,10 @@ def test_a_drifting_mean_and_sorted_data() -> None:
 def test_any_split_gives_the_same_moments(sizes: list[int], seed: int) -> None:
     x, u = sample(seed, sum(sizes), torch.float64, 50.0)
     found, wanted = one_pass(x, u, sizes), two_pass(x, u)
-    for ours, theirs in zip((found.mean, found.companion, found.scatter, found.cross), wanted, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-9)
+    for ours, theirs in zip(
+        (found.mean, found.companion, found.covariance, found.cross_covariance), wanted, strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
@@ -109,8 +114,8 @@ def test_any_merge_order_gives_the_same_moments(data: st.DataObject, seed: int) 
         right = parts.pop(data.draw(st.integers(0, len(parts) - 1)))
         parts.append(left.merge(right))
     assert parts[0].count == whole.count
-    for name in ("mean", "companion", "scatter", "cross"):
-        torch.testing.assert_close(getattr(parts[0], name), getattr(whole, name), rtol=1e-10, atol=1e-9)
+    for name in ("mean", "companion", "covariance", "cross_covariance"):
+        torch.testing.assert_close(getattr(parts[0], name), getattr(whole, name), rtol=1e-10, atol=1e-12)
 
 
 def test_covariances_are_those_of_the_data() -> None:
@@ -119,21 +124,21 @@ def test_covariances_are_those_of_the_data() -> None:
     moments = Moments.of(x, u)
     np.testing.assert_allclose(moments.covariance, both[3:, 3:], **TIGHT)
     np.testing.assert_allclose(moments.cross_covariance, both[:3, 3:], **TIGHT)
-    assert Moments.of(x).cross.shape == (0, 6)
+    assert Moments.of(x).cross_covariance.shape == (0, 6)
 
 
 def test_moments_move_between_devices() -> None:
     x, u = sample(3, 50, torch.float64)
     moved = Moments.of(x, u).to("meta")
     assert moved.count == 50
-    assert moved.scatter.device.type == moved.cross.device.type == "meta"
+    assert moved.covariance.device.type == moved.cross_covariance.device.type == "meta"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_rows_are_summed_in_float32(dtype: torch.dtype) -> None:
     x, u = sample(4, 3000, dtype, 3.0)
-    found, (_, _, scatter, _) = one_pass(x, u, 100), two_pass(x.float(), u.float())
-    assert relative(found.scatter, scatter, scatter.diagonal()) < 1e-5
+    found, (_, _, covariance, _) = one_pass(x, u, 100), two_pass(x.float(), u.float())
+    assert relative(found.covariance, covariance, covariance.diagonal()) < 1e-5
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -173,11 +178,16 @@ def test_batches_that_wait_are_counted_together(here: bool, sizes: list[int]) ->
         stream.wait(centred)
     stream.count(Companion.of(u - shift, shift))
     for ours, theirs in zip(
-        (stream.result().mean, stream.result().companion, stream.result().scatter, stream.result().cross),
+        (
+            stream.result().mean,
+            stream.result().companion,
+            stream.result().covariance,
+            stream.result().cross_covariance,
+        ),
         two_pass(x, u),
         strict=True,
     ):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-9)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
 def test_rows_that_were_written_behind_those_that_wait_and_did_not_wait_are_lost() -> None:
@@ -190,5 +200,5 @@ def test_rows_that_were_written_behind_those_that_wait_and_did_not_wait_are_lost
     seen = torch.cat([u[:10], u[20:]])
     stream.count(Companion.of(seen, torch.zeros(3, dtype=torch.float64)))
     np.testing.assert_allclose(
-        stream.result().scatter, two_pass(torch.cat([x[:10], x[20:]]), seen)[2], rtol=1e-10
+        stream.result().covariance, two_pass(torch.cat([x[:10], x[20:]]), seen)[2], rtol=1e-10
     )

@@ -258,13 +258,14 @@ class SumStream:
     def result(self) -> Sums:
         """The sums of everything added."""
         found = self._stream.result().to("cpu")
-        cross = found.cross + found.count * found.companion.outer(found.mean)  # the first row: Σ w (x - s)
+        cross = found.cross_covariance + found.companion.outer(found.mean)
+        cross.mul_(found.count)  # the first row: Σ w (x - s)
         return Sums(
             count=found.count,
             total=self._total,
             shift=self._shift.to("cpu", torch.float64),
             first=cross[0],
-            second=found.scatter + found.count * found.mean.outer(found.mean),
+            second=(found.covariance + found.mean.outer(found.mean)).mul_(found.count),
             cross=cross[1:],
             sides=self._sides,
             base=self._base,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -25,36 +24,23 @@ TILE = 128  # columns of one product; a symmetric matrix needs only its upper bl
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, means and centred sums of products of vectors x (k,) and of x with a companion u (p,). float64.
+    """Count, means and covariances of vectors x (k,) and of x with a companion u (p,). float64.
+
+    Covariances are divided by the count: those of the data, not an estimate beyond them.
 
     Attributes:
         count: number of samples.
         mean: of x (k,).
         companion: mean of u (p,).
-        scatter: Σ (x - mean)(x - mean)ᵀ (k, k).
-        cross: Σ (u - companion)(x - mean)ᵀ (p, k).
+        covariance: Cov(x) (k, k).
+        cross_covariance: Cov(u, x) (p, k).
     """
 
     count: int
     mean: Tensor
     companion: Tensor
-    scatter: Tensor
-    cross: Tensor
-
-    @cached_property
-    def covariance(self) -> Tensor:
-        """Cov(x) (k, k), divided by the count (the distribution of the data, not an estimate beyond them)."""
-        return self.scatter / self.count
-
-    @cached_property
-    def cross_covariance(self) -> Tensor:
-        """Cov(u, x) (p, k)."""
-        return self.cross / self.count
-
-    def release(self) -> None:
-        """Forget what was derived and can be derived again."""
-        for name in ("covariance", "cross_covariance"):
-            vars(self).pop(name, None)
+    covariance: Tensor
+    cross_covariance: Tensor
 
     @classmethod
     def of(cls, x: Tensor, u: Tensor | None = None) -> Moments:
@@ -63,25 +49,27 @@ class Moments:
         side = (u if u is not None else x[:, :0]).to(torch.float64)
         mean, companion = rows.mean(0), side.mean(0)
         centred = rows - mean
-        return cls(len(x), mean, companion, centred.T @ centred, (side - companion).T @ centred)
+        cross = (side - companion).T @ centred
+        return cls(len(x), mean, companion, centred.T @ centred / len(x), cross / len(x))
 
     def merge(self, other: Moments) -> Moments:
         """Moments of both samples together."""
         count = self.count + other.count
         step, side = other.mean - self.mean, other.companion - self.companion
-        share, weight = other.count / count, self.count * other.count / count
+        share = other.count / count
+        weight = share * (1 - share)
         return Moments(
             count,
             self.mean + share * step,
             self.companion + share * side,
-            self.scatter + other.scatter + weight * step.outer(step),
-            self.cross + other.cross + weight * side.outer(step),
+            self.covariance.lerp(other.covariance, share).addr_(step, step, alpha=weight),
+            self.cross_covariance.lerp(other.cross_covariance, share).addr_(side, step, alpha=weight),
         )
 
     def to(self, device: torch.device | str) -> Moments:
         """The same on another device."""
-        tensors = (t.to(device) for t in (self.mean, self.companion, self.scatter, self.cross))
-        return Moments(self.count, *tensors)
+        tensors = (self.mean, self.companion, self.covariance, self.cross_covariance)
+        return Moments(self.count, *(tensor.to(device) for tensor in tensors))
 
 
 class Companion(NamedTuple):
@@ -195,7 +183,7 @@ class MomentStream:
             )
         block, self._block = self._block.moments(), None
         if not torch.isfinite(
-            block.scatter.diagonal()
+            block.covariance.diagonal()
         ).all():  # no other entry is larger (Cauchy and Schwarz)
             raise FeatgeoError(self.name, "values whose squares overflow", "Scale the inputs or use float64.")
         self.total = block if self.total is None else self.total.merge(block)
@@ -260,6 +248,6 @@ class _Block:
             self.count,
             shift + step,
             side_shift + side,
-            scatter.addr_(step, step, alpha=-self.count),
-            sums[1:].addr(side, step, alpha=-self.count),
+            scatter.div_(self.count).addr_(step, step, alpha=-1),
+            (sums[1:] / self.count).addr_(side, step, alpha=-1),
         )

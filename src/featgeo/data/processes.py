@@ -147,11 +147,11 @@ class Processes:
 def _packed(moments: Moments) -> Tensor:
     """Everything in one vector."""
     count = moments.mean.new_tensor([float(moments.count)])
-    parts = (moments.mean, moments.companion, moments.scatter.flatten(), moments.cross.flatten())
-    return torch.cat([count, *parts])
+    matrices = (moments.covariance.flatten(), moments.cross_covariance.flatten())
+    return torch.cat([count, moments.mean, moments.companion, *matrices])
 
 
 def _unpacked(flat: Tensor, width: int, side: int) -> Moments:
     """Moments from one vector."""
-    count, mean, companion, scatter, cross = flat.split([1, width, side, width * width, side * width])
-    return Moments(int(count.item()), mean, companion, scatter.view(width, width), cross.view(side, width))
+    count, mean, companion, inner, cross = flat.split([1, width, side, width * width, side * width])
+    return Moments(int(count.item()), mean, companion, inner.view(width, width), cross.view(side, width))

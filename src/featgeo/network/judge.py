@@ -138,7 +138,6 @@ class Bench:
                 views[at] = replace(view, step=step)
             passes += (time.perf_counter() - begin) / max(self.seconds, 1e-9)
         (gain, noise), constant = feature_gain(outlook), constant_features(outlook)
-        outlook.moments.release()
         return LayerReport(
             name=name,
             kind=kind_of(outlook.layer),
