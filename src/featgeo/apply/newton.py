@@ -85,7 +85,7 @@ def minimise(
     size, last = SAMPLE, None
     samples = _samples(objective.rows, size)
     value, gradient = objective.evaluate(theta)
-    promise, rate, gap, steps, converged = math.inf, 0.0, math.inf, 0, False
+    promise, likely, rate, gap, steps, converged = math.inf, math.inf, 0.0, math.inf, 0, False
     with tqdm(total=max_steps, desc="solve_head", unit="step", disable=not progress) as bar:
         while steps < max_steps:
             share = gap / max(abs(value), 1e-300)
@@ -96,7 +96,9 @@ def minimise(
             slope = (gradient * step).sum().item()
             before, promise = promise, -0.5 * slope
             rate = max(0.5 * rate, min(promise / before, SLOWEST) if before > 0 else 0.0)
-            gap = promise / (1 - rate)  # of a geometric series
+            trusted = near or math.isinf(likely)  # a step that its sample misled promises little too
+            likely = promise if trusted else max(promise, rate * likely)
+            gap = likely / (1 - rate)  # of a geometric series
             scale = max(min(abs(value), abs(level - value)), LEAST * abs(value), 1e-300)
             coarse = COARSE * max(abs(value), abs(level)) if objective.dtype != torch.float64 else 0.0
             if gap <= tolerance * scale and tolerance * scale >= coarse:
