@@ -15,7 +15,7 @@ from featgeo.theory.losses import CanonicalLoss, CrossEntropy, Loss
 
 Statistic = Callable[[Tensor, int], Tensor]  # checked targets, width -> T(y) (m, d)
 
-NUMBERS = 2**18  # of outputs and statistics that may wait: a mebibyte in float32
+NUMBERS = 2**17  # of outputs and statistics that may wait: half a mebibyte in float32
 TOLD = 16  # times that targets are counted before it is asked whether they suit the loss
 
 

@@ -291,6 +291,6 @@ def look(outlook: Outlook, stand: Stand) -> View:
         saturated=stand.saturated,
         tail_error=stand.beside.error if stand.beside else None,
         remark=stand.beside.remark if stand.beside else "",
-        optimal_weight=as_weight(outlook.layer, fit.optimal_weight).to(weight),
+        optimal_weight=as_weight(outlook.layer, fit.weight_in(weight.dtype)).to(weight),
         optimal_bias=fit.optimal_bias.to(weight),
     )

@@ -102,7 +102,7 @@ def within_blocks(
     alignment, scale = compared(used, target)
     return replace(
         fit,
-        optimal_weight=best,
+        best=best,
         optimal_bias=fit.optimal_bias + (fit.optimal_weight - best) @ mean,
         gain_available=available,
         gain_used=available - gap,

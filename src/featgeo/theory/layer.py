@@ -68,7 +68,6 @@ class LayerFit:
     """A layer beside its local optimum. Gains and gaps in loss units.
 
     Attributes:
-        optimal_weight: W* (n, k), penalised where a weight decay was given.
         optimal_bias: b* (n,).
         gain_available: ½ tr(H⁺ K Σ⁺ Kᵀ), the decrease of the loss that these features allow through this tail.
         gain_used: the same quadratic at the actual W (negative where W does harm).
@@ -85,10 +84,10 @@ class LayerFit:
         used: R W on white features (m, r).
         target: R W* on white features (m, r).
         modes: R W₀* on white features (m, r).
-        free: W₀* (n, k), the unpenalised optimum, where it is not the one of least norm, R⁺ modes: within blocks.
+        best: W* (n, k), where it is not the one of least norm, R⁺ (R W*).
+        free: W₀* (n, k), the unpenalised optimum, where it is not that: within blocks.
     """
 
-    optimal_weight: Tensor
     optimal_bias: Tensor
     gain_available: float
     gain_used: float
@@ -105,7 +104,19 @@ class LayerFit:
     used: Tensor
     target: Tensor
     modes: Tensor
+    best: Tensor | None = None
     free: Tensor | None = None
+
+    @property
+    def optimal_weight(self) -> Tensor:
+        """W* (n, k), penalised where a weight decay was given."""
+        return self.weight_in(torch.float64)
+
+    def weight_in(self, dtype: torch.dtype) -> Tensor:
+        """The same in another precision, without a copy of it in float64."""
+        if self.best is not None:
+            return self.best.to(dtype)
+        return self.factor.pseudo_inverse.to(dtype) @ self.optimal_response.to(dtype)
 
 
 def fit_layer(
@@ -143,19 +154,18 @@ def fit_layer(
     target = modes = tail_modes(factor, jacobian, white)
     response = factor.matrix @ weight
     used = response @ root
-    seen = whitener.back(factor.left.T @ modes)
-    best, wanted = (factor.right / factor.values) @ seen, factor.left @ seen
+    best, wanted = None, factor.left @ whitener.back(factor.left.T @ modes)
     if weight_decay > 0:
         best = optimal_weight(factor, jacobian.T @ statistic, covariance, weight_decay)
         wanted = factor.matrix @ best
         target = wanted @ root
+    centre = factor.pseudo_inverse @ (wanted @ mean) if best is None else best @ mean  # W* μ
     available = 0.5 * modes.square().sum().item()
     gap_weight = 0.5 * (used - modes).square().sum().item()
     lost = readout_gain - available
     alignment, scale = compared(used, target)
     return LayerFit(
-        optimal_weight=best,
-        optimal_bias=action - best @ mean,
+        optimal_bias=action - centre,
         gain_available=available,
         gain_used=available - gap_weight,
         gap_weight=gap_weight,
@@ -171,6 +181,7 @@ def fit_layer(
         used=used,
         target=target,
         modes=modes,
+        best=best,
     )
 
 
@@ -227,15 +238,13 @@ def average_tail(
     precision = whitener.accumulated  # the two large products need no more than the moments have
     spread = whitener.loaded(weight.to(precision))  # Cov(z, white features) (n, r)
     wide = spread.shape[0] <= spread.shape[1]
-    gram = (spread @ spread.T if wide else spread.T @ spread).to(torch.float64)
+    gram = spread @ spread.T if wide else spread.T @ spread
     root, ridge = _damped_root(gram)
-    if wide:
-        jacobian = _regress(whitened @ whitener.root.T @ weight.T, root, ridge)
-        explained = ((metric @ jacobian @ gram) * (metric @ jacobian)).sum().item()
-    else:
-        found = _regress(whitened, root, ridge)
-        jacobian = found @ spread.to(torch.float64).T
-        explained = (metric @ found @ gram).square().sum().item()
+    found = _regress(whitened @ whitener.root.T @ weight.T if wide else whitened, root, ridge)
+    seen = metric @ found
+    carried = (seen.to(gram) @ gram).to(seen)
+    jacobian = found if wide else found @ spread.to(torch.float64).T
+    explained = (carried * (seen if wide else carried)).sum().item()
     total = (metric @ outputs * metric).sum().item()
 
     def project(rows: Tensor) -> Tensor:
@@ -248,7 +257,9 @@ def average_tail(
 
 def _damped_root(gram: Tensor) -> tuple[Tensor, float]:
     """Cholesky factor of a Gram matrix with the ridge below which :data:`UNSEEN` sees nothing, and that ridge."""
-    ridge = max(UNSEEN * torch.linalg.norm(gram).item(), torch.finfo(gram.dtype).tiny)
+    ridge = max(
+        UNSEEN * torch.linalg.vector_norm(gram, dtype=torch.float64).item(), torch.finfo(torch.float64).tiny
+    )
     lower = cholesky(gram, ridge)
     assert lower is not None, "a Gram matrix with a ridge above its rounding is positive definite"
     return lower, ridge
