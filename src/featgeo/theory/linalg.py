@@ -247,10 +247,6 @@ class ThinSVD:
         """R⁺ (n, m)."""
         return (self.right / self.values) @ self.left.T
 
-    def dual(self, columns: Tensor) -> Tensor:
-        """(R⁺)ᵀ columns (m, ·) of columns (n, ·), by two thin products."""
-        return (self.left / self.values) @ (self.right.T @ columns)
-
 
 def thin_svd(factor: Tensor) -> ThinSVD:
     """Singular value decomposition of a factor (m, n), cut at its numerical rank."""
