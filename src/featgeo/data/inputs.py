@@ -18,14 +18,14 @@ MASKS = (
 )  # key, whether reversed
 
 
-def tensors_of(inputs: Inputs) -> tuple[Tensor, ...]:
+def tensors_of(inputs: Inputs) -> list[Tensor]:
     """All tensors in the inputs, in order."""
     if isinstance(inputs, Tensor):
-        return (inputs,)
+        return [inputs]
     parts = (
         inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple | list) else ()
     )
-    return tuple(tensor for part in parts for tensor in tensors_of(part))
+    return [tensor for part in parts for tensor in tensors_of(part)]
 
 
 def sample_count(inputs: Inputs) -> int:

@@ -43,7 +43,7 @@ class Ends:
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.sizes: list[int] = []
         self._outputs, self._targets = Rows(), Rows()
-        self._closed = self._batches = 0  # how many of these rows have a companion, and of how many batches
+        self._batches = 0  # of which rows wait in pair: those are closed
         self._extents: list[tuple[Tensor, bool, int]] = []
 
     @property
@@ -72,13 +72,13 @@ class Ends:
 
     def close(self) -> tuple[Tensor, Companion]:
         """End the batches whose features wait: their rows u (m, 2d), and these as a companion."""
-        outputs = self._outputs.all[self._closed :]
-        statistic = self.statistic(self._within(self._targets.all[self._closed :]), outputs.shape[1])
+        outputs, targets = (waiting.all[self.pair.rows.count :] for waiting in (self._outputs, self._targets))
+        statistic = self.statistic(self._within(targets), outputs.shape[1])
         both = torch.cat([outputs, statistic.to(outputs)], dim=1)
         self.pair.rows.limit = self._outputs.limit
         side, shift = self.pair.centre(both, here=True)
         self.pair.wait(side, self.sizes)
-        self._closed, self._batches = self._outputs.count, self._batches + len(self.sizes)
+        self._batches += len(self.sizes)
         self.sizes.clear()
         return both, Companion.of(side, shift)
 
@@ -95,7 +95,7 @@ class Ends:
 
     def tally(self) -> None:
         """Count what is closed, while no features wait: after the layers, so that the first that sees NaN is named."""
-        if not self._closed:
+        if not self._batches:
             return
         assert not self.sizes
         outputs, checked = self._outputs.all, self._targets.all
@@ -107,7 +107,7 @@ class Ends:
         self.pair.count(Companion.of(self.pair.rows.all, self.pair.shift))
         for waiting in (self._outputs, self._targets):
             waiting.clear()
-        self._closed = self._batches = 0
+        self._batches = 0
         if len(self._extents) == TOLD:
             self.judge()
 
