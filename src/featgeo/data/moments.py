@@ -255,6 +255,6 @@ class _Block:
             self.count,
             shift + step,
             side_shift + side,
-            scatter.div_(self.count).addr_(step, step, alpha=-1),
-            (sums[1:] / self.count).addr_(side, step, alpha=-1),
+            scatter.addr_(step, step, beta=1 / self.count, alpha=-1),
+            sums[1:].addr(side, step, beta=1 / self.count, alpha=-1),
         )

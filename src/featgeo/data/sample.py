@@ -85,32 +85,39 @@ class Keeper:
             start, self.batches, self.samples = start + size, self.batches + 1, self.samples + size
             while self.held > self.limit:
                 self._thin()
-        places = [place for _, part in self._parts for place in part]
-        old, new = (
-            [place for place in places if place < held],
-            [place - held for place in places if place >= held],
-        )
-        start = 0
-        for i, (batch, part) in enumerate(self._parts):
-            self._parts[i] = batch, range(start, start + len(part))
-            start += len(part)
         if self._companion is None:
             self._companion = companion.new_empty(self.limit, companion.shape[1])
             self._rows = {
                 name: rows.new_empty(self.limit, rows.shape[1]) for name, (rows, _) in streams.items()
             }
-        if new:
+        if any(part.start >= held for _, part in self._parts):
             self._rows = {name: memory for name, memory in self._rows.items() if name in streams}
-        if len(old) < held:
-            index = torch.tensor(old, device=companion.device)
-            for memory in (self._companion, *self._rows.values()):
-                memory[: len(old)] = memory[index]
-        if new:
-            index, room = torch.tensor(new, device=companion.device), slice(len(old), start)
-            self._companion[room] = companion[index]
-            for name, memory in self._rows.items():
-                rows, shift = streams[name]
-                torch.add(rows.index_select(0, index), shift, out=memory[room])
+        start = 0
+        for i, (batch, part) in enumerate(self._parts):
+            self._parts[i] = batch, range(start, start + len(part))
+            self._bring(part, slice(start, start + len(part)), held, companion, streams)
+            start += len(part)
+
+    def _bring(
+        self,
+        part: range,
+        room: slice,
+        held: int,
+        companion: Tensor,
+        streams: dict[str, tuple[Tensor, Tensor]],
+    ) -> None:
+        """Rows to their room: those that are held move up, the others are copied from what has come."""
+        assert self._companion is not None
+        if part.start < held:
+            if part.start > room.start or part.step > 1:
+                for memory in (self._companion, *self._rows.values()):
+                    memory[room] = memory[part.start : part.stop : part.step].clone()
+            return
+        place = slice(part.start - held, part.stop - held, part.step)
+        self._companion[room] = companion[place]
+        for name, memory in self._rows.items():
+            rows, shift = streams[name]
+            torch.add(rows[place], shift, out=memory[room])
 
     def _thin(self) -> None:
         if self.each > EACH:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-ROWS = 1024  # most of one product
+ROWS = 2048  # most of one product
 
 
 def rows_at_once(widths: Sequence[int]) -> int:
-    """How many rows of features so wide may wait: in float32 they take at most the memory of their moments."""
-    return min(ROWS, 2 * sum(width**2 for width in widths) // max(1, sum(widths)))
+    """How many rows of features so wide may wait: in float32 they take at most 1.5 times the memory of their moments."""
+    return min(ROWS, 3 * sum(width**2 for width in widths) // max(1, sum(widths)))
 
 
 class Rows:

@@ -69,7 +69,7 @@ class Layout:
             return rows, None
         if rows.device.type != "cpu" and not self.expand:
             return rows, None
-        if not (rows == self.ignored).any():
+        if not len(rows) or rows.min().item() > self.ignored:  # quicker than to look for it
             return rows, None
         keep = (rows != self.ignored).nonzero()[:, 0]
         return rows[keep], keep

@@ -255,6 +255,8 @@ class FrozenTail:
         """Outputs (m, d) of the actions z (m, n), differentiable in z."""
         inputs = by_sample(self.probe, lambda part: part[:1].expand(len(z), *part.shape[1:]))
         made = self._run(z, inputs)
+        if len(made) == len(z):
+            return made
         return made.unflatten(0, (len(z), -1))[:, 0]  # all positions are alike
 
     def free(self) -> Tensor:
