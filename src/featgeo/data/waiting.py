@@ -11,7 +11,7 @@ ROWS = 2048  # most of one product
 
 
 def rows_at_once(widths: Sequence[int]) -> int:
-    """How many rows of features so wide may wait: in float32 they take at most 1.5 times the memory of their moments."""
+    """How many rows of features so wide may wait: in float32 at most 1.5 times the memory of their moments."""
     return min(ROWS, 3 * sum(width**2 for width in widths) // max(1, sum(widths)))
 
 
