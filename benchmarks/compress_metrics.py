@@ -85,8 +85,8 @@ def main() -> None:
                     truncate(cut, plan.layers, {LAYER: modes.thin(rank)})
                     ranks = {key: rank if key == LAYER else None for key in plan.layers}
                     lean = {key: plan.outlooks["near"].roots[key] for key in plan.layers} | {LAYER: root}
-                    cut_in_turn(work, plan.data, plan.layers, lean, ranks, refitted, 64)
-                    refit_readout(work, refitted, str(plan.found.readout), plan.data, plan.loss)
+                    cut_in_turn(plan.run, plan.data, plan.layers, lean, ranks, refitted, 64)
+                    refit_readout(plan.run, refitted, str(plan.found.readout), plan.data, plan.loss)
                     row.append((F.cross_entropy(cut(x), y).item(), F.cross_entropy(refitted(x), y).item()))
                 found.setdefault(name, []).append(row)
             found.setdefault("uncut", []).append([(plan.found.loss,) * 2] * len(RANKS))

@@ -20,7 +20,7 @@ from featgeo.apply.survey import measure
 from featgeo.data.batches import Batches
 from featgeo.errors import FeatgeoError, FeatgeoWarning
 from featgeo.network.keep import undisturbed
-from featgeo.network.run import runner_of
+from featgeo.network.run import Forward
 from featgeo.network.select import Layers
 from featgeo.theory.named import LossLike, resolve_loss
 
@@ -33,6 +33,7 @@ def compress(
     budget: float | int | None = None,
     max_loss_increase: float | None = None,
     layers: Layers = None,
+    forward: Forward | None = None,
     refit: bool = True,
     search: bool = True,
     samples: int = 1024,
@@ -57,6 +58,7 @@ def compress(
         max_loss_increase: instead, the smallest model found whose mean loss on these data is larger by no more (loss
             units).
         layers: names, patterns, classes or predicates of the layers to consider; all by default.
+        forward: called with the model and the inputs of a batch, returns the outputs; as for :func:`featgeo.analyze`.
         refit: whether the layers are refitted as earlier ones are cut, and the last to the original's answers.
         search: whether to build the model under each of the metrics and allocations and keep the best on these data
             (at most four); otherwise the likeliest one only.
@@ -79,7 +81,7 @@ def compress(
     with undisturbed(work):
         torch.manual_seed(seed)
         plan, skipped = look(
-            work, batches, chosen, layers, samples, METRICS if search else METRICS[:1], progress
+            work, batches, chosen, layers, samples, METRICS if search else METRICS[:1], progress, forward
         )
         maker = Maker(plan, refit, stages, progress)
         if budget is not None:
@@ -142,7 +144,7 @@ def _account(plan: Plan, made: Made, skipped: dict[str, str], maker: Maker) -> C
     def truncated(ranks: dict[str, int]) -> float:
         trial = copy.deepcopy(model)
         truncate(trial, plan.layers, {name: outlook.modes[name].thin(rank) for name, rank in ranks.items()})
-        return measure(runner_of(trial), part, plan.loss) - base
+        return measure(plan.run.on(trial), part, plan.loss) - base
 
     cut = {name: rank for name, rank in made.ranks.items() if rank is not None}
     rows = []

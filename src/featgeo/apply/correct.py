@@ -26,7 +26,7 @@ from featgeo.data.batches import Batches
 from featgeo.data.inputs import position_mask
 from featgeo.data.moments import Companion, Moments, MomentStream
 from featgeo.network.layers import weight_matrix
-from featgeo.network.run import Runner, runner_of
+from featgeo.network.run import Runner
 from featgeo.network.taps import Look, tapping
 from featgeo.theory.linalg import Whitener, whiten
 
@@ -37,7 +37,7 @@ Halves = tuple[Moments, Moments | None]
 
 
 def paired_moments(
-    whole: nn.Module, cut: nn.Module, data: Batches, layers: dict[str, Dense]
+    run: Runner, cut: nn.Module, data: Batches, layers: dict[str, Dense]
 ) -> dict[str, tuple[Halves, torch.dtype]]:
     """Moments of each layer's features in the cut network with its outputs in the whole one as companion.
 
@@ -67,14 +67,14 @@ def paired_moments(
 
     mine: dict[str, Dense] = {name: cut.get_submodule(name) for name in layers}  # type: ignore[misc]
     passes: list[tuple[Runner, dict[str, Dense], Look]] = [
-        (runner_of(whole), layers, read),
-        (runner_of(cut), mine, count),
+        (run, layers, read),
+        (run.on(cut), mine, count),
     ]
     for inputs, _ in data:
         keep = position_mask(inputs)
-        for run, hooked, look in passes:
+        for own, hooked, look in passes:
             with suppress(Enough), tapping(hooked, look):
-                run(inputs)
+                own(inputs)
     found: dict[str, tuple[Halves, torch.dtype]] = {}
     for name, (even, odd) in streams.items():
         odd.flush()
@@ -158,7 +158,7 @@ def groups_of(names: list[str], stages: int) -> list[list[str]]:
 
 
 def cut_in_turn(
-    whole: nn.Module,
+    run: Runner,
     data: Batches,
     layers: dict[str, Dense],
     roots: dict[str, Metric],
@@ -167,12 +167,12 @@ def cut_in_turn(
     stages: int,
     progress: bool = False,
 ) -> None:
-    """Cut and refit the layers of ``cut``, a copy of ``whole``, in place.
+    """Cut and refit the layers of ``cut``, a copy of a network, in place.
 
     Args:
-        whole: the network as it was.
+        run: the network as it was.
         data: the batches.
-        layers: of the whole network, in the order of the forward pass.
+        layers: of it, in the order of the forward pass.
         roots: name -> metric of its pre-activation.
         ranks: name -> rank, or None to stay dense.
         cut: the copy.
@@ -182,7 +182,7 @@ def cut_in_turn(
     names = list(layers)
     first = next((i for i, name in enumerate(names) if ranks[name] is not None), len(names))
     for group in tqdm(groups_of(names[first:], stages), desc="correct", unit="group", disable=not progress):
-        found = paired_moments(whole, cut, data, {name: layers[name] for name in group})
+        found = paired_moments(run, cut, data, {name: layers[name] for name in group})
         for name in group:
             rank, layer = ranks[name], layers[name]
             if rank is None:

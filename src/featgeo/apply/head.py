@@ -20,6 +20,7 @@ from featgeo.apply.path import search_path
 from featgeo.errors import FeatgeoError, FeatgeoWarning
 from featgeo.network.keep import undisturbed
 from featgeo.network.layers import neurons_of
+from featgeo.network.run import Forward
 from featgeo.theory.named import LossLike, resolve_loss
 
 
@@ -100,6 +101,7 @@ def solve_head(
     sample_weight: WeightLike = None,
     cv: int = 5,
     layer: str | None = None,
+    forward: Forward | None = None,
     outputs: int | None = None,
     bias: bool = True,
     tolerance: float = 1e-9,
@@ -124,6 +126,8 @@ def solve_head(
             suits batches in random order.
         cv: folds, where there are several weight decays (stratified by class for hard labels).
         layer: with a model: the name of its last layer; found by itself where None.
+        forward: with a model: called with it and the inputs of a batch, returns the outputs; as for
+            :func:`featgeo.analyze`.
         outputs: number of outputs d, where the targets do not tell; with batches and integer labels it saves a pass.
         bias: whether the head has one.
         tolerance: relative gap to the minimum at which the exact optimum counts as reached.
@@ -140,7 +144,7 @@ def solve_head(
     chosen = resolve_loss(loss)
     if isinstance(features, nn.Module):
         with undisturbed(features):
-            batches = model_features(features, targets, layer, chosen.ignore_index)
+            batches = model_features(features, targets, layer, chosen.ignore_index, forward)
             return solve_head(
                 batches,
                 None,
@@ -157,6 +161,8 @@ def solve_head(
             )
     if layer is not None:
         raise FeatgeoError("layer", f"{layer!r} beside features", "It names a layer of a model.")
+    if forward is not None:
+        raise FeatgeoError("forward", f"{forward!r} beside features", "It calls a model.")
     rows, width = gather(features, targets, chosen, outputs, sample_weight, refine == 0 and len(decays) == 1)
     problem = Problem(rows, chosen, width, bias, refine, tolerance, max_steps, progress)
     if len(decays) == 1:

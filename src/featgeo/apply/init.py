@@ -18,7 +18,7 @@ from featgeo.errors import FeatgeoError
 from featgeo.network.features import position_rows
 from featgeo.network.keep import undisturbed
 from featgeo.network.layers import as_matrix, as_weight
-from featgeo.network.run import forward_batch, runner_of
+from featgeo.network.run import Forward, Runner, forward_batch, runner_of
 from featgeo.network.select import split_layers
 from featgeo.network.taps import tapping
 from featgeo.theory.linalg import rank_tolerance, thin_svd
@@ -35,6 +35,7 @@ def init_head_(
     loss: LossLike = "cross_entropy",
     *,
     layer: str | None = None,
+    forward: Forward | None = None,
     weight_decay: float = 0.0,
     refine: Refine = 0,
 ) -> nn.Module:
@@ -45,6 +46,7 @@ def init_head_(
         data: batches (inputs, targets), or a pair of tensors.
         loss: as for :func:`solve_head`.
         layer: name of the last layer; found by itself where None.
+        forward: called with the model and the inputs of a batch, returns the outputs; as for :func:`featgeo.analyze`.
         weight_decay: λ of λ/2 ‖W‖².
         refine: 0: the local solution, in one pass. A number of steps, or "exact".
 
@@ -54,8 +56,10 @@ def init_head_(
     Raises:
         FeatgeoError: as :func:`solve_head`; the layer is then as it was.
     """
-    last = model_features(model, data, layer)
-    head = solve_head(model, data, loss, layer=last.name, weight_decay=weight_decay, refine=refine)
+    last = model_features(model, data, layer, forward=forward)
+    head = solve_head(
+        model, data, loss, layer=last.name, forward=forward, weight_decay=weight_decay, refine=refine
+    )
     with torch.no_grad():
         last.layer.weight.copy_(head.weight.reshape(last.layer.weight.shape))
         if last.layer.bias is not None:
@@ -69,6 +73,7 @@ def init_layers_(
     loss: LossLike = "cross_entropy",
     *,
     layers: list[str] | None = None,
+    forward: Forward | None = None,
     toward: Toward = "labels",
     modes: int | None = None,
     share: float = 0.5,
@@ -88,6 +93,7 @@ def init_layers_(
         data: batches (inputs, targets), or a pair of tensors; a few thousand samples do.
         loss: as for :func:`solve_head`.
         layers: names of the layers; all hidden ones by default.
+        forward: called with the model and the inputs of a batch, returns the outputs; as for :func:`featgeo.analyze`.
         toward: "labels" for the modes of B; for comparison "inputs", principal components of the features, and
             "weights", leading singular vectors of the weights themselves (as PiSSA starts its adapters).
         modes: how many directions; by default as many as there are outputs, less one.
@@ -116,11 +122,12 @@ def init_layers_(
         raise FeatgeoError("loss", f"'{chosen.name}'", "Pass cross_entropy, mse, bce or poisson.")
     generator = torch.Generator().manual_seed(seed)
     with undisturbed(model):
-        chain = _hidden(model, batches, layers)
+        run = runner_of(model, forward)
+        chain = _hidden(run, batches, layers)
         before = [(layer, layer.weight.clone(), _copy(layer.bias)) for layer in chain.values()]
         try:
             for name, layer in chain.items():
-                moments, constant = _moments(model, name, layer, batches, chosen)
+                moments, constant = _moments(run, name, layer, batches, chosen)
                 count = modes or max(1, len(constant.action) - 1)
                 rows = _directions(layer, moments, constant, toward, count, shrinkage)
                 _turn(layer, moments, rows, share, generator)
@@ -137,9 +144,9 @@ def _copy(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.clone()
 
 
-def _hidden(model: nn.Module, batches: Batches, only: list[str] | None) -> dict[str, Plain]:
+def _hidden(run: Runner, batches: Batches, only: list[str] | None) -> dict[str, Plain]:
     """The layers to be set, in the order of their calls."""
-    found = split_layers(model, only)[0]
+    found = split_layers(run.model, only)[0]
     plain = {
         n: m
         for n, m in found.items()
@@ -153,7 +160,7 @@ def _hidden(model: nn.Module, batches: Batches, only: list[str] | None) -> dict[
 
     for inputs, _ in batches:
         with tapping(plain, note):
-            outputs = forward_batch(runner_of(model), inputs, 0)
+            outputs = forward_batch(run, inputs, 0)
         break
     hidden = [n for n, made in called.items() if made.numel() != outputs.numel() or n in (only or [])]
     hidden = [
@@ -165,10 +172,10 @@ def _hidden(model: nn.Module, batches: Batches, only: list[str] | None) -> dict[
 
 
 def _moments(
-    model: nn.Module, name: str, layer: Plain, batches: Batches, loss: CanonicalLoss
+    run: Runner, name: str, layer: Plain, batches: Batches, loss: CanonicalLoss
 ) -> tuple[Moments, Constant]:
     """Moments of the features at every position with companion T(y), and the best constant."""
-    stream, run = MomentStream(f"layer '{name}'"), runner_of(model)
+    stream = MomentStream(f"layer '{name}'")
     held: list[Tensor] = []
     targets: list[Tensor] = []
 

@@ -13,7 +13,7 @@ from featgeo.network.arrange import Arrangement, over_calls
 from featgeo.network.features import feature_rows
 from featgeo.network.keep import undisturbed
 from featgeo.network.layers import SPATIAL, Layer
-from featgeo.network.run import forward_batch, runner_of
+from featgeo.network.run import Forward, forward_batch, runner_of
 from featgeo.network.select import Layers, split_layers
 from featgeo.network.taps import UNEVEN, tapping
 from featgeo.network.together import unwrapped
@@ -26,6 +26,7 @@ def layer_features(
     data: object,
     layers: Layers = None,
     *,
+    forward: Forward | None = None,
     samples: int | None = None,
     batch_size: int = 256,
     progress: bool = False,
@@ -40,6 +41,7 @@ def layer_features(
         model: maps a batch of inputs to outputs (m, d).
         data: a re-iterable of (inputs, targets) or of mappings with labels among them, or a pair of tensors or arrays.
         layers: as for ``analyze``: names, patterns, classes of modules or predicates; all layers by default.
+        forward: called with the model and the inputs of a batch, returns the outputs; as for ``analyze``.
         samples: stop after that many.
         batch_size: for a pair.
         progress: whether to show a progress bar.
@@ -69,7 +71,7 @@ def layer_features(
             skipped[name] = UNEVEN
 
     with undisturbed(model), tapping(taps, look, outputs=False):
-        run, batches = runner_of(model), Batches(data, batch_size)
+        run, batches = runner_of(model, forward), Batches(data, batch_size)
         bar = tqdm(batches, total=len(batches) or None, desc="features", unit="batch", disable=not progress)
         for number, (inputs, batch) in enumerate(bar):
             calls.clear()

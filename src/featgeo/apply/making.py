@@ -14,7 +14,6 @@ from featgeo.apply.factor import dense_cost, thin_cost
 from featgeo.apply.plan import Plan
 from featgeo.apply.readout import refit_readout
 from featgeo.apply.survey import measure
-from featgeo.network.run import runner_of
 from featgeo.theory.losses import CanonicalLoss
 
 TRIALS = 7  # budgets tried to meet a limit of the loss
@@ -45,15 +44,15 @@ class Maker:
         outlook = plan.outlooks[metric]
         if self.refit:
             cut_in_turn(
-                plan.model, plan.data, plan.layers, outlook.roots, ranks, cut, self.stages, self.progress
+                plan.run, plan.data, plan.layers, outlook.roots, ranks, cut, self.stages, self.progress
             )
             last = plan.found.readout
             if last in plan.layers and isinstance(plan.loss, CanonicalLoss) and any(ranks.values()):
-                refit_readout(plan.model, cut, last, plan.data, plan.loss)
+                refit_readout(plan.run, cut, last, plan.data, plan.loss)
         else:
             thin = {name: outlook.modes[name].thin(r) for name, r in ranks.items() if r is not None}
             truncate(cut, plan.layers, thin)
-        return Made(cut, metric, ranks, measure(runner_of(cut), plan.data, plan.loss))
+        return Made(cut, metric, ranks, measure(plan.run.on(cut), plan.data, plan.loss))
 
     def best(self, budget: int, search: bool) -> Made:
         """Of the plan's candidates, the one with the least loss on the data."""

@@ -17,8 +17,8 @@ from featgeo.errors import FeatgeoError
 from featgeo.network.features import position_rows
 from featgeo.network.keep import undisturbed
 from featgeo.network.layers import CONVOLUTIONS, groups_of
-from featgeo.network.layout import Layout, causal, layout_of
-from featgeo.network.run import forward_batch, raw_outputs, runner_of
+from featgeo.network.layout import causal, layout_of
+from featgeo.network.run import Forward, Runner, forward_batch, raw_outputs, runner_of
 from featgeo.network.select import split_layers
 from featgeo.network.taps import tapping
 from featgeo.network.together import unwrapped
@@ -69,32 +69,34 @@ class ModelFeatures:
     """Re-iterable batches (features, targets): every pass runs the model in evaluation mode.
 
     Args:
-        model: left as it was found after every batch.
+        run: the model, which is left as it was found after every batch.
         data: the batches of inputs.
         name: of the last layer.
         layer: it.
-        layout: how outputs and targets become rows.
     """
 
-    def __init__(self, model: nn.Module, data: Batches, name: str, layer: Dense, layout: Layout) -> None:
-        self._model, self._data, self._layout, self.name, self.layer = model, data, layout, name, layer
+    def __init__(self, run: Runner, data: Batches, name: str, layer: Dense) -> None:
+        self._run, self._data, self.name, self.layer = run, data, name, layer
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        run = runner_of(self._model)
-        run.layout = self._layout
+        run = self._run
         for number, (inputs, targets) in enumerate(self._data):
             ends = _Ends()
-            with undisturbed(self._model), tapping({self.name: self.layer}, ends.note):
+            with undisturbed(run.model), tapping({self.name: self.layer}, ends.note):
                 outputs = forward_batch(run, inputs, number)
                 x = ends.features(self.name, self.layer, outputs)
             if x is None:
                 raise FeatgeoError("layer", f"'{self.name}', whose output is not the model's", REMEDY)
-            rows, kept = self._layout.labelled(outputs, targets)
+            rows, kept = run.layout.labelled(outputs, targets)
             yield x if kept is None else x[kept.to(x.device)], rows.to(x.device)
 
 
 def model_features(
-    model: nn.Module, data: object, name: str | None, ignored: int | None = None
+    model: nn.Module,
+    data: object,
+    name: str | None,
+    ignored: int | None = None,
+    forward: Forward | None = None,
 ) -> ModelFeatures:
     """The features before a model's last layer.
 
@@ -103,6 +105,7 @@ def model_features(
         data: batches (inputs, targets), or a pair of tensors.
         name: of the layer; found by one batch where None.
         ignored: the label of rows that do not count.
+        forward: called with the model and the inputs of a batch, returns the outputs.
 
     Raises:
         FeatgeoError: where there are no data or no such layer.
@@ -118,7 +121,7 @@ def model_features(
     first = batches.peek()
     if first is None:
         raise FeatgeoError("data", "no samples", "Pass at least one non-empty batch.")
-    run, ends = runner_of(model), _Ends()
+    run, ends = runner_of(model, forward), _Ends()
     with undisturbed(model), tapping(layers if name is None else {name: layers[name]}, ends.note):
         made = raw_outputs(run, first[0], 0)
     channels = 1 if ends.calls and isinstance(layers[next(reversed(ends.calls))], CONVOLUTIONS) else -1
@@ -126,9 +129,9 @@ def model_features(
     run.layout = causal(layout_of(shape, first[1], None, ignored, channels), *first)
     outputs = run.rows(made)
     if name is not None:
-        return ModelFeatures(model, batches, name, layers[name], run.layout)
+        return ModelFeatures(run, batches, name, layers[name])
     last = [found for found, layer in layers.items() if ends.features(found, layer, outputs) is not None]
     if not last:
         why = f" (skipped: {because(skipped)})" if skipped else ""
         raise FeatgeoError("model", f"no linear layer whose output is the model's{why}", REMEDY)
-    return ModelFeatures(model, batches, last[-1], layers[last[-1]], run.layout)
+    return ModelFeatures(run, batches, last[-1], layers[last[-1]])

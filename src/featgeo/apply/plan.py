@@ -17,7 +17,7 @@ from featgeo.data.batches import Batches
 from featgeo.data.inputs import by_sample
 from featgeo.errors import FeatgeoError
 from featgeo.network.layers import weight_matrix
-from featgeo.network.run import Runner, runner_of
+from featgeo.network.run import Forward, Runner, runner_of
 from featgeo.network.select import Layers
 from featgeo.network.together import unwrapped
 from featgeo.show.digest import because
@@ -153,6 +153,7 @@ def look(
     samples: int = 1024,
     which: tuple[str, ...] = METRICS,
     progress: bool = False,
+    forward: Forward | None = None,
 ) -> tuple[Plan, dict[str, str]]:
     """Survey a working copy; call it inside :func:`featgeo.network.keep.undisturbed`.
 
@@ -160,7 +161,7 @@ def look(
         The plan, and why each other layer is skipped.
     """
     layers, skipped = candidates_of(model, only)
-    run = runner_of(model)
+    run = runner_of(model, forward)
     found = survey(run, data, loss, layers, progress)
     skipped |= found.skipped
     layers = {name: layers[name] for name in found.moments}

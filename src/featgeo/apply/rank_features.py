@@ -18,6 +18,7 @@ from featgeo.apply.transfer_sample import make_sample
 from featgeo.data.batches import Batches
 from featgeo.errors import FeatgeoError, FeatgeoWarning
 from featgeo.network.layers import SPATIAL, Layer, Projection
+from featgeo.network.run import Forward
 from featgeo.network.select import Layers, split_layers
 from featgeo.network.taps import as_rows
 from featgeo.network.together import unwrapped
@@ -83,6 +84,7 @@ def rank_layers(
     *,
     methods: str | Sequence[str] = "crossfit",
     layers: Layers = None,
+    forward: Forward | None = None,
     samples: int | None = None,
     batch_size: int = 256,
     memory: int = MEMORY,
@@ -96,6 +98,7 @@ def rank_layers(
         loss: of the task, which need not be the one that the network was trained for.
         methods: of :func:`transfer_score`, without "leep" and "nce"; the first ranks.
         layers: as for ``analyze``; all by default.
+        forward: called with the model and the inputs of a batch, returns the outputs; as for ``analyze``.
         samples: stop after that many.
         batch_size: for a pair.
         memory: bytes of features to hold at a time; where all layers need more, the data are read several times.
@@ -115,7 +118,13 @@ def rank_layers(
     groups = _groups(taps, _room(data, samples, memory))
     for group in groups:
         found, targets, why = layer_features(
-            model, data, group, samples=samples, batch_size=batch_size, progress=progress
+            model,
+            data,
+            group,
+            forward=forward,
+            samples=samples,
+            batch_size=batch_size,
+            progress=progress,
         )
         skipped |= {name: reason for name, reason in why.items() if name in group}
         last = found.pop(OUTPUT)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from featgeo.apply.correct import spread_of
 from featgeo.data.batches import Batches
 from featgeo.data.moments import Moments
-from featgeo.network.run import forward_batch, runner_of
+from featgeo.network.run import Runner, forward_batch
 from featgeo.network.taps import tapping
 from featgeo.theory.linalg import Whitener, whiten
 from featgeo.theory.losses import CanonicalLoss
@@ -55,18 +55,18 @@ class _Frame:
         return torch.cat([white, torch.ones_like(white[:, :1])], 1) if self.bias else white
 
 
-def _features(whole: nn.Module, cut: nn.Module, last: nn.Linear, data: Batches) -> tuple[Tensor, Tensor]:
+def _features(run: Runner, cut: nn.Module, last: nn.Linear, data: Batches) -> tuple[Tensor, Tensor]:
     """Features of the cut network's last layer (N, r) and outputs of the whole network (N, d), float64 on the CPU."""
     rows: list[Tensor] = []
     answers: list[Tensor] = []
-    run_whole, run_cut = runner_of(whole), runner_of(cut)
+    run_cut = run.on(cut)
 
     def keep(_name: str, x: Tensor, _output: Tensor) -> None:
         rows.append(x.detach().cpu())
 
     kept = 0
     for number, (inputs, _) in enumerate(data):
-        answers.append(forward_batch(run_whole, inputs, number).cpu())
+        answers.append(forward_batch(run, inputs, number).cpu())
         with tapping({"": last}, keep):
             forward_batch(run_cut, inputs, number)
         kept += rows[-1].numel()
@@ -75,10 +75,10 @@ def _features(whole: nn.Module, cut: nn.Module, last: nn.Linear, data: Batches) 
     return torch.cat(rows).to(torch.float64), torch.cat(answers).to(torch.float64)
 
 
-def refit_readout(whole: nn.Module, cut: nn.Module, name: str, data: Batches, loss: CanonicalLoss) -> None:
-    """Overwrite weight and bias of the last layer (of its second thin layer) with the best for the whole's answers."""
+def refit_readout(run: Runner, cut: nn.Module, name: str, data: Batches, loss: CanonicalLoss) -> None:
+    """Overwrite the last layer of a cut network (its second thin one) by the best for the whole network's answers."""
     last = _last(cut, name)
-    features, answers = _features(whole, cut, last, data)
+    features, answers = _features(run, cut, last, data)
     wanted = loss.mean(answers)
     old = torch.nn.functional.linear(features, *(p.detach().cpu().double() for p in last.parameters()))
     lean = _lean(loss, features, old, wanted, last)

@@ -13,6 +13,7 @@ from featgeo.data.batches import Batches
 from featgeo.errors import FeatgeoError, FeatgeoWarning
 from featgeo.network.analyze import analyze
 from featgeo.network.keep import undisturbed
+from featgeo.network.run import Forward
 from featgeo.network.select import Layers
 from featgeo.theory.named import LossLike, resolve_loss
 
@@ -27,6 +28,7 @@ def suggest_widths(
     *,
     tolerance: float = 0.01,
     layers: Layers = None,
+    forward: Forward | None = None,
     samples: int = 1024,
     batch_size: int = 256,
     seed: int = 0,
@@ -46,6 +48,7 @@ def suggest_widths(
         loss: a name, a torch.nn loss, or a callable (outputs, targets) -> per-sample values.
         tolerance: allowed predicted increase of the loss, as a share of the loss.
         layers: names, patterns, classes or predicates of the layers to consider; all by default.
+        forward: called with the model and the inputs of a batch, returns the outputs; as for :func:`featgeo.analyze`.
         samples: about how many samples derivatives are taken on.
         batch_size: for a pair of tensors.
         seed: of the sketch that stands for the outputs where there are more than 32.
@@ -66,10 +69,10 @@ def suggest_widths(
     work = working_copy(model)
     with undisturbed(work):
         torch.manual_seed(seed)
-        plan, _ = look(work, batches, chosen, layers, samples, METRICS[:1], progress)
+        plan, _ = look(work, batches, chosen, layers, samples, METRICS[:1], progress, forward)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FeatgeoWarning)  # about W* and locality, which are not asked for here
-        report = analyze(work, batches.data, chosen, layers=list(plan.layers))
+        report = analyze(work, batches.data, chosen, layers=list(plan.layers), forward=forward)
     outlook, rows = plan.outlooks["near"], []
     allowed = tolerance * abs(plan.found.loss)
     for name, layer in plan.layers.items():

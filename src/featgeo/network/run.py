@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -65,6 +65,10 @@ class Runner:
     def rows(self, outputs: Any) -> Tensor:
         """Outputs as rows (r, d)."""
         return self.layout.outputs(outputs)
+
+    def on(self, model: nn.Module) -> Runner:
+        """Another model, called in the same way: a copy that was changed."""
+        return replace(self, model=model)
 
 
 def runner_of(model: nn.Module, forward: Forward | None = None, processes: Processes | None = None) -> Runner:
