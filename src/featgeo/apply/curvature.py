@@ -20,6 +20,7 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
+from featgeo.apply.draw import Draw, labelled_samples
 from featgeo.apply.factor import Dense
 from featgeo.apply.modes import Metric, Modes
 from featgeo.apply.positions import per_sample
@@ -82,13 +83,30 @@ class Probe:
     total: int
 
     def batches(self) -> Iterator[tuple[int, Inputs, Tensor]]:
-        """Number of the batch, inputs and targets of the samples to use."""
+        """Number of the batch, inputs and targets of the samples to use; each has a labelled row."""
         step, offset = max(1, self.total // self.samples), 0
         for number, (inputs, targets) in enumerate(self.data):
             chosen = slice((-offset) % step, None, step)
             offset += len(targets)
-            if len(targets[chosen]):
-                yield number, by_sample(inputs, itemgetter(chosen)), targets[chosen]
+            some = by_sample(inputs, itemgetter(chosen)), targets[chosen]
+            some = labelled_samples(self.run.layout, *some)
+            if len(some[1]):
+                yield number, *some
+
+    def draws(self) -> Iterator[tuple[int, Inputs, Tensor, Draw]]:
+        """The same with a labelled row of each sample; several times where that makes about ``samples`` rows."""
+        for number, inputs, targets in self.batches():
+            positions = self.run.layout.counting(targets).shape[1]
+            turns = min(positions, -(-self.samples // self.total))
+            for turn in range(turns):
+                yield number, inputs, targets, Draw.of(self.run.layout, targets, number, turn, turns)
+
+    def drawn(self, outputs: Tensor, targets: Tensor, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
+        """The output rows (m, d) that were drawn, their targets as the loss wants them, and their weights."""
+        with torch.enable_grad():
+            rows = draw.rows(outputs)
+        wanted = draw.rows(self.run.layout.targets(targets))
+        return rows, checked_targets(self.loss, wanted, rows), draw.weight.to(rows)
 
 
 def linear_pass(
@@ -135,60 +153,64 @@ def output_metric(probe: Probe, answers: Moments) -> Tensor:
     if isinstance(probe.loss, CanonicalLoss):
         factor = probe.loss.factor(probe.loss.action(answers.companion)[0])
         return factor.T @ factor
-    total, count = torch.zeros(len(answers.mean), len(answers.mean), dtype=torch.float64), 0
-    for _, _, targets in probe.batches():
-        outputs = answers.mean.expand(len(targets), -1).to(probe.run.device, probe.run.dtype)
-        total += (
-            hessians(probe.loss, outputs, checked_targets(probe.loss, targets, outputs)).sum(0).double().cpu()
-        )
-        count += len(targets)
+    total, count = torch.zeros(len(answers.mean), len(answers.mean), dtype=torch.float64), 0.0
+    for _, _, targets, draw in probe.draws():
+        everywhere = answers.mean.to(probe.run.device, probe.run.dtype)
+        everywhere = everywhere.expand(len(probe.run.layout.targets(targets)), -1)
+        outputs, wanted, weight = probe.drawn(everywhere, targets, draw)
+        curved = hessians(probe.loss, outputs, wanted) * weight[:, None, None]
+        total += curved.sum(0).double().cpu()
+        count += weight.sum().item()
     return total / count
 
 
 def metrics(probe: Probe, layers: dict[str, Dense]) -> dict[str, Tensor]:
     """The near metric H (n, n) of every layer, float64 on the CPU."""
     sums = {name: torch.zeros(0) for name in layers}
-    count = 0
-    for number, inputs, targets in probe.batches():
+    count = 0.0
+    for number, inputs, targets, draw in probe.draws():
         outputs, _, made = linear_pass(probe.run, layers, inputs, number)
-        free = outputs.detach()
-        roots = output_roots(probe.loss, free, checked_targets(probe.loss, targets, free))
-        for found in gradients(outputs, made, roots):
+        rows, wanted, weight = probe.drawn(outputs, targets, draw)
+        roots = output_roots(probe.loss, rows.detach(), wanted) * weight.sqrt()[:, None, None]
+        for found in gradients(rows, made, roots):
             for name, slope in found.items():
-                rows = per_sample(layers[name], slope).flatten(0, 1)
-                product = (rows.T @ rows).to(torch.float64)
+                slopes = per_sample(layers[name], slope).flatten(0, 1)
+                product = (slopes.T @ slopes).to(torch.float64)
                 sums[name] = product if not sums[name].numel() else sums[name] + product
-        count += len(free)
+        count += weight.sum().item()
     return {name: (matrix / count).cpu() for name, matrix in sums.items()}
 
 
 @dataclass
 class _Batch:
-    """One batch for predictions: outputs, targets, their losses, and the rows (m, c, d) to differentiate along."""
+    """A batch for predictions: outputs, targets, weights and losses, and the rows (m, c, d) to differentiate along."""
 
     outputs: Tensor
     targets: Tensor
+    weight: Tensor
     losses: Tensor
     rows: Tensor
     exact: bool
 
     @classmethod
-    def of(cls, loss: Loss, outputs: Tensor, targets: Tensor) -> _Batch:
+    def of(cls, loss: Loss, outputs: Tensor, targets: Tensor, weight: Tensor) -> _Batch:
         losses, width = loss.values(outputs, targets), outputs.shape[1]
         if width <= DENSE:
             unit = torch.eye(width).to(outputs)
-            return cls(outputs, targets, losses, unit.expand(len(outputs), -1, -1), True)
+            return cls(outputs, targets, weight, losses, unit.expand(len(outputs), -1, -1), True)
         with torch.enable_grad():
             g = outputs.clone().requires_grad_()
             (slope,) = torch.autograd.grad(loss.values(g, targets).sum(), g)
         rows = torch.cat([slope[:, None], output_roots(loss, outputs, targets)], 1)
-        return cls(outputs, targets, losses, rows, False)
+        return cls(outputs, targets, weight, losses, rows, False)
 
     def increase(self, loss: Loss, cut: Tensor) -> Tensor:
-        """Sum over samples of what the loss gains where `cut` (m, c) is taken off; its quadratic in a sketch."""
+        """Weighted sum of what the loss gains where `cut` (m, c) is taken off; its quadratic in a sketch."""
         if self.exact:
-            return (loss.values(self.outputs - cut, self.targets) - self.losses).sum(dtype=torch.float64)
-        return (0.5 * cut[:, 1:].square().sum(1) - cut[:, 0]).sum(dtype=torch.float64)
+            more = loss.values(self.outputs - cut, self.targets) - self.losses
+        else:
+            more = 0.5 * cut[:, 1:].square().sum(1) - cut[:, 0]
+        return (more * self.weight).sum(dtype=torch.float64)
 
 
 def _cuts(
@@ -197,17 +219,18 @@ def _cuts(
     modes: dict[str, Modes],
 ) -> Iterator[tuple[_Batch, dict[str, Tensor]]]:
     """Batch by batch, what cutting each layer to rank 0..ρ takes off the outputs, along its rows (m, ρ + 1, c)."""
-    for number, inputs, targets in probe.batches():
+    for number, inputs, targets, draw in probe.draws():
         outputs, seen, made = linear_pass(probe.run, layers, inputs, number)
-        free = outputs.detach()
-        batch = _Batch.of(probe.loss, free, checked_targets(probe.loss, targets, free))
+        rows, wanted, weight = probe.drawn(outputs, targets, draw)
+        free = rows.detach()
+        batch = _Batch.of(probe.loss, free, wanted, weight)
         inner = {}
         for name, layer in layers.items():
             first, mean = modes[name].first, modes[name].mean
             read = respond(layer, seen[name].to(free), first, seen[name])
             inner[name] = per_sample(layer, read) - (first @ mean).to(free)
         effects: dict[str, list[Tensor]] = {name: [] for name in layers}
-        for found in gradients(outputs, made, batch.rows):
+        for found in gradients(rows, made, batch.rows):
             for name, slope in found.items():
                 outer = per_sample(layers[name], slope.to(free)) @ modes[name].second.to(free)
                 effects[name].append((outer * inner[name]).sum(1))
@@ -225,12 +248,12 @@ def curves(
 ) -> dict[str, Tensor]:
     """Predicted increase of the loss for every layer cut alone to rank 0..ρ: name -> (ρ + 1,)."""
     sums: dict[str, Tensor] = {}
-    count = 0
+    count = 0.0
     for batch, cuts in _cuts(probe, layers, modes):
         for name, cut in cuts.items():
             found = torch.stack([batch.increase(probe.loss, at_rank) for at_rank in cut.unbind(1)])
             sums[name] = sums[name] + found if name in sums else found
-        count += len(batch.outputs)
+        count += batch.weight.sum().item()
     return {name: (value / count).cpu() for name, value in sums.items()}
 
 
@@ -242,9 +265,9 @@ def joint_increase(
 ) -> float:
     """Predicted increase of the loss for these layers cut together to these ranks."""
     chosen = {name: layers[name] for name in ranks}
-    summed, count = 0.0, 0
+    summed, count = 0.0, 0.0
     for batch, cuts in _cuts(probe, chosen, modes):
         together = torch.stack([cut[:, ranks[name]] for name, cut in cuts.items()]).sum(0)
         summed += batch.increase(probe.loss, together).item()
-        count += len(batch.outputs)
+        count += batch.weight.sum().item()
     return summed / count

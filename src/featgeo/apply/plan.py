@@ -17,8 +17,10 @@ from featgeo.data.batches import Batches
 from featgeo.data.inputs import by_sample
 from featgeo.errors import FeatgeoError
 from featgeo.network.layers import weight_matrix
+from featgeo.network.layout import causal, layout_of
 from featgeo.network.run import Forward, Runner, runner_of
 from featgeo.network.select import Layers
+from featgeo.network.survey import survey as first_look
 from featgeo.network.together import unwrapped
 from featgeo.show.digest import because
 from featgeo.theory.linalg import Whitener, whiten
@@ -162,6 +164,10 @@ def look(
     """
     layers, skipped = candidates_of(model, only)
     run = runner_of(model, forward)
+    if (first := data.peek()) is not None:
+        shown = first_look(run, {**layers}, first[0])
+        layout = layout_of(shown.output, first[1], None, loss.ignore_index, shown.channels)
+        run.layout = causal(layout, *first)
     found = survey(run, data, loss, layers, progress)
     skipped |= found.skipped
     layers = {name: layers[name] for name in found.moments}

@@ -62,15 +62,19 @@ def _features(run: Runner, cut: nn.Module, last: nn.Linear, data: Batches) -> tu
     run_cut = run.on(cut)
 
     def keep(_name: str, x: Tensor, _output: Tensor) -> None:
-        rows.append(x.detach().cpu())
+        rows.append(x.detach().flatten(0, -2).cpu())
 
-    kept = 0
-    for number, (inputs, _) in enumerate(data):
-        answers.append(forward_batch(run, inputs, number).cpu())
+    entries = 0
+    for number, (inputs, targets) in enumerate(data):
+        outputs = forward_batch(run, inputs, number)
         with tapping({"": last}, keep):
             forward_batch(run_cut, inputs, number)
-        kept += rows[-1].numel()
-        if kept > ENTRIES:
+        _, kept = run.layout.labelled(outputs, targets)
+        if kept is not None:
+            outputs, rows[-1] = outputs[kept.to(outputs.device)], rows[-1][kept.cpu()]
+        answers.append(outputs.cpu())
+        entries += rows[-1].numel()
+        if entries > ENTRIES:
             break
     return torch.cat(rows).to(torch.float64), torch.cat(answers).to(torch.float64)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from featgeo.apply.draw import Draw
 from featgeo.apply.factor import Dense
 from featgeo.apply.positions import per_sample, rows_of
 from featgeo.data.batches import Batches
@@ -35,9 +36,10 @@ class Survey:
     Attributes:
         loss: mean loss.
         samples: how many.
-        answers: moments of the outputs with the statistics of the targets, or nothing, as companion.
+        answers: moments of the labelled output rows with the statistics of the targets, or nothing, as companion.
         moments: name -> moments of the features at every position, in the order in which layers are called.
-        actions: name -> moments of the layer's output, averaged over positions, with the model's as companion.
+        actions: name -> moments of the layer's output, averaged over positions, with the model's as companion; of one
+            labelled position of each sample where the layer has those positions.
         precisions: name -> dtype in which they were summed.
         skipped: name -> why a layer cannot be cut.
         readout: the layer whose output is the model's, if there is one.
@@ -53,8 +55,9 @@ class Survey:
     readout: str | None = None
 
 
-def same(made: Tensor, outputs: Tensor) -> bool:
-    """Whether a layer's output is the model's, entry by entry."""
+def same(layer: Dense, made: Tensor, outputs: Tensor) -> bool:
+    """Whether a layer's output is the model's (r, d), row by row."""
+    made = per_sample(layer, made).flatten(0, 1)
     return made.shape == outputs.shape and torch.equal(made.to(outputs), outputs)
 
 
@@ -63,11 +66,18 @@ def checked_targets(loss: Loss, targets: Tensor, outputs: Tensor) -> Tensor:
     return loss.check(targets.to(outputs.device), outputs.shape[1])
 
 
+def labelled_rows(run: Runner, loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The output rows (r, d) of a batch that count, and their targets as the loss wants them."""
+    wanted, kept = run.layout.labelled(outputs, targets)
+    rows = outputs if kept is None else outputs[kept.to(outputs.device)]
+    return rows, checked_targets(loss, wanted, rows)
+
+
 def survey(
     run: Runner, data: Batches, loss: Loss, layers: dict[str, Dense], progress: bool = False
 ) -> Survey:
     """Run the model once over the data."""
-    found, total = Survey(), 0.0
+    found, total, counted = Survey(), 0.0, 0
     streams = {name: MomentStream(f"layer '{name}'") for name in layers}
     actions = {name: MomentStream(f"output of layer '{name}'") for name in layers}
     answers = MomentStream("model outputs")
@@ -75,7 +85,7 @@ def survey(
     calls: dict[str, int] = {}
     order: dict[str, None] = {}
     most, least = dict.fromkeys(layers, 0), dict.fromkeys(layers, 1 << 30)
-    size, keep = 0, None
+    size, keep, drawn = 0, None, Draw(torch.zeros(0), torch.zeros(0), 1)
     last: tuple[str, Tensor, int] = ("", torch.zeros(0), 0)
     readouts = set(layers)
 
@@ -91,7 +101,7 @@ def survey(
         elif calls[name] == 1:
             for rows, _ in rows_of(layer, x, keep):
                 streams[name].add(streams[name].centre(rows)[0], no_companion(rows))
-            means[name] = mean_action(layer, output, keep)
+            means[name] = action_of(layer, output, keep, drawn)
 
     with tapping(layers, receive):
         for number, (inputs, targets) in enumerate(
@@ -100,17 +110,24 @@ def survey(
             calls.clear()
             means.clear()
             size, keep = sample_count(inputs), position_mask(inputs)
+            drawn = Draw.of(run.layout, targets, number)
             outputs = forward_batch(run, inputs, number)
-            checked = checked_targets(loss, targets, outputs)
-            total += loss.values(outputs, checked).sum(dtype=torch.float64).item()
+            labelled, checked = labelled_rows(run, loss, outputs, targets)
             found.samples += size
-            centred, shift = answers.centre(outputs)
-            answers.add(centred, statistic_of(loss, checked, outputs))
-            for name, rows in means.items():
-                actions[name].add(actions[name].centre(rows)[0], Companion.of(centred, shift))
+            counted += len(labelled)
+            if len(labelled):
+                total += loss.values(labelled, checked).sum(dtype=torch.float64).item()
+                centred, shift = answers.centre(labelled)
+                answers.add(centred, statistic_of(loss, checked, labelled))
+                some = (drawn.weight > 0).to(outputs.device)
+                side = Companion.of(drawn.rows(outputs)[some] - shift, shift)
+                for name, rows in means.items():
+                    actions[name].add(actions[name].centre(rows[some])[0], side)
             answering, made, version = last
-            untouched = made._version == version and same(made, outputs)  # else changed in place afterwards
-            readouts &= {answering} if untouched and isinstance(layers.get(answering), nn.Linear) else set()
+            layer = layers.get(answering)
+            untouched = made._version == version  # else changed in place afterwards
+            answer = untouched and isinstance(layer, nn.Linear) and same(layer, made, outputs)
+            readouts &= {answering} if answer else set()
             for name in layers:
                 called = calls.get(name, 0)
                 most[name], least[name] = max(most[name], called), min(least[name], called)
@@ -127,13 +144,15 @@ def survey(
             found.moments[name] = streams[name].result().to("cpu")
             found.actions[name] = actions[name].result().to("cpu")
             found.precisions[name] = streams[name].precision
-    found.answers, found.loss = answers.result().to("cpu"), total / found.samples
+    found.answers, found.loss = answers.result().to("cpu"), total / counted
     return found
 
 
-def mean_action(layer: Dense, output: Tensor, keep: Tensor | None) -> Tensor:
-    """A layer's output (m, n), averaged over the positions that are no padding."""
+def action_of(layer: Dense, output: Tensor, keep: Tensor | None, drawn: Draw) -> Tensor:
+    """A layer's output (m, n) at the position drawn, if it has it; else averaged over those that are no padding."""
     z = per_sample(layer, output)
+    if z.shape[1] == drawn.positions:
+        return drawn.rows(z.flatten(0, 1))
     if keep is None or keep.shape != z.shape[:2]:
         return z.mean(1)
     return (z * keep[..., None]).sum(1) / keep.sum(1, keepdim=True).clamp_min(1)
@@ -149,9 +168,9 @@ def statistic_of(loss: Loss, targets: Tensor, outputs: Tensor) -> Companion:
 
 def measure(run: Runner, data: Batches, loss: Loss) -> float:
     """Mean loss over the data."""
-    total, samples = 0.0, 0
+    total, counted = 0.0, 0
     for number, (inputs, targets) in enumerate(data):
-        outputs = forward_batch(run, inputs, number)
-        total += loss.values(outputs, checked_targets(loss, targets, outputs)).sum(dtype=torch.float64).item()
-        samples += len(outputs)
-    return total / samples
+        rows, checked = labelled_rows(run, loss, forward_batch(run, inputs, number), targets)
+        total += loss.values(rows, checked).sum(dtype=torch.float64).item()
+        counted += len(rows)
+    return total / counted

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -50,6 +51,13 @@ class Layout:
         if targets.is_floating_point() and targets.ndim > 2:
             return targets.movedim(self.channels, -1).flatten(0, -2)
         return targets.flatten()
+
+    def counting(self, targets: Tensor) -> Tensor:
+        """Which output rows of a batch have a target that counts, (m, positions)."""
+        rows = self.targets(targets)
+        if self.ignored is None or rows.is_floating_point() or rows.ndim != 1:
+            return rows.new_ones(len(targets), len(rows) // max(1, len(targets)), dtype=torch.bool)
+        return (rows != self.ignored).unflatten(0, (len(targets), -1))
 
     def labelled(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         """Targets (r', ...) of the output rows (r, d) that count, and their numbers (r',): None where all do.
