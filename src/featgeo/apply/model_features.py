@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from featgeo.apply.factor import Dense
-from featgeo.apply.positions import per_sample
+from featgeo.apply.positions import layout_in, per_sample
 from featgeo.data.batches import Batches
 from featgeo.errors import FeatgeoError
 from featgeo.network.features import position_rows
 from featgeo.network.keep import undisturbed
 from featgeo.network.layers import CONVOLUTIONS, groups_of
-from featgeo.network.layout import causal, layout_of
-from featgeo.network.run import Forward, Runner, forward_batch, raw_outputs, runner_of
+from featgeo.network.run import Forward, Runner, forward_batch, runner_of
 from featgeo.network.select import split_layers
 from featgeo.network.taps import tapping
 from featgeo.network.together import unwrapped
@@ -122,14 +121,12 @@ def model_features(
     if first is None:
         raise FeatgeoError("data", "no samples", "Pass at least one non-empty batch.")
     run, ends = runner_of(model, forward), _Ends()
-    with undisturbed(model), tapping(layers if name is None else {name: layers[name]}, ends.note):
-        made = raw_outputs(run, first[0], 0)
-    channels = 1 if ends.calls and isinstance(layers[next(reversed(ends.calls))], CONVOLUTIONS) else -1
-    shape = tuple(made.shape[1:]) if isinstance(made, Tensor) else ()
-    run.layout = causal(layout_of(shape, first[1], None, ignored, channels), *first)
-    outputs = run.rows(made)
-    if name is not None:
-        return ModelFeatures(run, batches, name, layers[name])
+    with undisturbed(model):
+        run.layout = layout_in(run, layers, batches, ignored)
+        if name is not None:
+            return ModelFeatures(run, batches, name, layers[name])
+        with tapping(layers, ends.note):
+            outputs = forward_batch(run, first[0], 0)
     last = [found for found, layer in layers.items() if ends.features(found, layer, outputs) is not None]
     if not last:
         why = f" (skipped: {because(skipped)})" if skipped else ""

@@ -12,15 +12,14 @@ from featgeo.apply.budget import Option, allocate
 from featgeo.apply.curvature import Probe, curves, far_metric, metrics, output_metric
 from featgeo.apply.factor import Dense, dense_cost, find_layers, largest_rank, thin_cost, unplaceable
 from featgeo.apply.modes import Metric, Modes, ridged
+from featgeo.apply.positions import layout_in
 from featgeo.apply.survey import Survey, survey
 from featgeo.data.batches import Batches
 from featgeo.data.inputs import by_sample
 from featgeo.errors import FeatgeoError
 from featgeo.network.layers import weight_matrix
-from featgeo.network.layout import causal, layout_of
 from featgeo.network.run import Forward, Runner, runner_of
 from featgeo.network.select import Layers
-from featgeo.network.survey import survey as first_look
 from featgeo.network.together import unwrapped
 from featgeo.show.digest import because
 from featgeo.theory.linalg import Whitener, whiten
@@ -164,10 +163,7 @@ def look(
     """
     layers, skipped = candidates_of(model, only)
     run = runner_of(model, forward)
-    if (first := data.peek()) is not None:
-        shown = first_look(run, {**layers}, first[0])
-        layout = layout_of(shown.output, first[1], None, loss.ignore_index, shown.channels)
-        run.layout = causal(layout, *first)
+    run.layout = layout_in(run, layers, data, loss.ignore_index)
     found = survey(run, data, loss, layers, progress)
     skipped |= found.skipped
     layers = {name: layers[name] for name in found.moments}

@@ -5,14 +5,28 @@ Here positions count as samples ("expand" in Eschenhagen et al. 2023 on K-FAC), 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from featgeo.apply.factor import Dense
+from featgeo.data.batches import Batches
 from featgeo.network.features import position_rows
+from featgeo.network.layers import SPATIAL, Layer
+from featgeo.network.layout import Layout, causal, layout_of
+from featgeo.network.run import Runner
+from featgeo.network.survey import survey
 
 ENTRIES = 1 << 24  # most entries of unfolded patches at a time
+
+
+def layout_in(run: Runner, layers: Mapping[str, Layer], data: Batches, ignored: int | None) -> Layout:
+    """How outputs and targets become rows, as three samples of the first batch show."""
+    first = data.peek()
+    if first is None:
+        return Layout(ignored=ignored)
+    shown = survey(run, {**layers}, first[0])
+    return causal(layout_of(shown.output, first[1], None, ignored, shown.channels), *first)
 
 
 def rows_of(layer: Dense, x: Tensor, keep: Tensor | None = None) -> Iterator[tuple[Tensor, slice]]:
@@ -35,8 +49,8 @@ def kept_rows(rows: Tensor, keep: Tensor | None) -> Tensor:
     return rows.flatten(0, 1) if keep is None or keep.shape != rows.shape[:2] else rows[keep]
 
 
-def per_sample(layer: Dense, z: Tensor) -> Tensor:
-    """A layer's output or a gradient with respect to it as (m, positions, n)."""
-    if isinstance(layer, nn.Linear):
-        return z[:, None] if z.ndim == 2 else z.flatten(1, -2)
-    return z.flatten(2).transpose(1, 2)
+def per_sample(layer: Layer, z: Tensor) -> Tensor:
+    """A layer's input, its output or a gradient with respect to that as (m, positions, channels)."""
+    if isinstance(layer, SPATIAL):
+        return z.flatten(2).transpose(1, 2)
+    return z[:, None] if z.ndim == 2 else z.flatten(1, -2)
