@@ -259,3 +259,60 @@ def test_pixels_have_labels_too() -> None:
     assert found.loss_before == pytest.approx(loss(model(pictures), labels).item(), rel=1e-5)
     assert found.loss_after == pytest.approx(loss(found.model(pictures), labels).item(), rel=1e-5)
     assert found.loss_after < found.loss_before + 0.1
+
+
+def test_layers_of_a_tagger_are_ranked_by_their_labelled_positions() -> None:
+    words, tags = sentences()
+    model, labelled = trained(), tags != IGNORED
+    found, targets, skipped = fg.layer_features(model, (words, tags), batch_size=64)
+    assert set(skipped) == {"0"}  # the embedding
+    assert torch.equal(targets, tags[labelled])
+    assert torch.equal(found["1.first"], model[0](words)[labelled].detach())  # type: ignore[index]
+    assert torch.equal(found["(output)"], model(words)[labelled].detach())
+    ranking = fg.rank_layers(model, (words, tags))
+    by_hand = fg.transfer_score(found["1.last"], targets, "crossfit")
+    assert ranking.scores["1.last"]["crossfit"].value == pytest.approx(by_hand.value)
+    assert ranking.scores["1.last"]["crossfit"].value > ranking.scores["1.first"]["crossfit"].value
+
+
+def test_layers_with_other_positions_are_not_ranked() -> None:
+    torch.manual_seed(0)
+    pictures, labels = torch.randn(40, 2, 6, 6), torch.randint(0, 3, (40, 6, 6))
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 2, stride=2),
+        nn.ReLU(),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(4, 5, 3, padding=1),
+        nn.Conv2d(5, 3, 1),
+    )
+    found, targets, skipped = fg.layer_features(model, (pictures, labels))
+    assert torch.equal(targets, labels.flatten())
+    inner = model[:4](pictures).detach().movedim(1, -1).flatten(0, 2)
+    assert torch.equal(found["4"], inner)
+    assert found["(output)"].shape == (40 * 36, 3)
+    assert set(found) == {"0", "3", "4", "(output)"}  # the first reads the pictures themselves
+    assert not skipped
+    smaller = nn.Sequential(
+        nn.AvgPool2d(2), nn.Conv2d(2, 4, 1), nn.Upsample(scale_factor=2), nn.Conv2d(4, 3, 1)
+    )
+    assert fg.layer_features(smaller, (pictures, labels))[2] == {
+        "1": "its positions are not those that have targets"
+    }
+
+
+def test_labels_that_are_the_inputs_are_those_of_the_next_position() -> None:
+    class Language(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.last = nn.Embedding(9, 6), nn.Linear(6, 9)
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            made: Tensor = self.last(self.embed(input_ids))
+            return made
+
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 9, (30, 7))
+    batches = [{"input_ids": part, "labels": part} for part in tokens.split(10)]
+    found, targets, _ = fg.layer_features(Language(), batches)
+    assert torch.equal(targets, tokens[:, 1:].flatten())
+    assert len(found["last"]) == 30 * 6

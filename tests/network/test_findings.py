@@ -285,7 +285,7 @@ def test_means_over_positions_that_lack_a_rank_are_no_finding() -> None:
     assert ("0", RANK) in titles(quiet(mlp(6, 4, 3, dtype=torch.float64), (twice, y)))
 
 
-def test_calls_that_want_one_label_per_sample_are_not_named_for_positions() -> None:
+def test_calls_take_labels_per_position() -> None:
     """A hidden layer wider than needed and dead neurons in it, with one label per sample and with one per position."""
     model, x, y = weak(width=9)
     with torch.no_grad():
@@ -296,12 +296,13 @@ def test_calls_that_want_one_label_per_sample_are_not_named_for_positions() -> N
     )
     assert titles(one) == titles(each)
     assert {HEAD, DEAD, WIDE} <= {title for _, title in titles(each)}
-    calls = {finding.title: finding.call for finding in each.findings}
-    assert calls[DEAD] == calls[WIDE] == ""
-    assert all("fg." in finding.call for finding in one.findings)
-    (head,) = (finding for finding in each.findings if finding.title == HEAD)
-    solved = carried_out(head, model, (x.view(500, 4, 6), y.view(500, 4, 4)))
-    assert solved.objective < each.loss_value
+    made = {
+        finding.title: carried_out(finding, model, (x.view(500, 4, 6), y.view(500, 4, 4)))
+        for finding in each.findings
+    }
+    assert made[HEAD].objective < each.loss_value
+    assert made[DEAD].loss_after == pytest.approx(each.loss_value, rel=0.02)
+    assert made[WIDE]["width"]["0"] < 9
     assert not fg.Report.from_dict(one.to_dict()).positions
     assert fg.Report.from_dict(each.to_dict()).positions
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from featgeo.apply.positions import layout_in, per_sample
 from featgeo.data.batches import Batches
 from featgeo.data.inputs import position_mask, sample_count
 from featgeo.errors import FeatgeoError
@@ -15,7 +16,7 @@ from featgeo.network.keep import undisturbed
 from featgeo.network.layers import SPATIAL, Layer
 from featgeo.network.run import Forward, forward_batch, runner_of
 from featgeo.network.select import Layers, split_layers
-from featgeo.network.taps import UNEVEN, tapping
+from featgeo.network.taps import ELSEWHERE, UNEVEN, tapping
 from featgeo.network.together import unwrapped
 
 OUTPUT = "(output)"  # the name under which a network's outputs go
@@ -29,21 +30,24 @@ def layer_features(
     forward: Forward | None = None,
     samples: int | None = None,
     batch_size: int = 256,
+    ignore_index: int | None = -100,
     progress: bool = False,
 ) -> tuple[dict[str, Tensor], Tensor, dict[str, str]]:
     """Features of the layers of a network, in one forward pass, and the targets in the same order.
 
     The features of a layer are its input, averaged over positions (pixels; tokens, without the padding that a mapping
     of inputs names): what a head put in its place would see. The last layer's are therefore the penultimate features,
-    and the network's outputs come last, as "(output)". The model is left exactly as it was found.
+    and the network's outputs come last, as "(output)". With a label per position every labelled position is a row, for
+    layers that have these positions. The model is left exactly as it was found.
 
     Args:
         model: maps a batch of inputs to outputs (m, d).
         data: a re-iterable of (inputs, targets) or of mappings with labels among them, or a pair of tensors or arrays.
         layers: as for ``analyze``: names, patterns, classes of modules or predicates; all layers by default.
         forward: called with the model and the inputs of a batch, returns the outputs; as for ``analyze``.
-        samples: stop after that many.
+        samples: stop after that many (rows).
         batch_size: for a pair.
+        ignore_index: the label of samples, or positions, that do not count.
         progress: whether to show a progress bar.
 
     Returns:
@@ -63,25 +67,35 @@ def layer_features(
     calls: dict[str, list[tuple[Tensor, Tensor | int]]] = {}
     targets: list[Tensor] = []
     count, size, keep = 0, 0, None
+    counted = torch.zeros(0)  # which positions of which samples are rows
 
     def look(name: str, x: Tensor, _output: object) -> None:
-        if Arrangement().fits(taps[name], x, size):
-            calls.setdefault(name, []).append((pooled_input(taps[name], x, keep), 1))
-        else:
+        layer = taps[name]
+        if not Arrangement().fits(layer, x, size):
             skipped[name] = UNEVEN
+        elif not run.layout.expand:
+            calls.setdefault(name, []).append((pooled_input(layer, x, keep), 1))
+        elif (parts := per_sample(layer, x)).shape[:2] == counted.shape:
+            calls.setdefault(name, []).append((in_precision(parts.flatten(0, 1)), 1))
+        else:
+            skipped[name] = ELSEWHERE
 
-    with undisturbed(model), tapping(taps, look, outputs=False):
+    with undisturbed(model):
         run, batches = runner_of(model, forward), Batches(data, batch_size)
+        run.layout = layout_in(run, taps, batches, ignore_index, compared=False)
         bar = tqdm(batches, total=len(batches) or None, desc="features", unit="batch", disable=not progress)
         for number, (inputs, batch) in enumerate(bar):
             calls.clear()
             size, keep = sample_count(inputs), position_mask(inputs)
-            outputs = forward_batch(run, inputs, number)
+            counted = run.layout.counting(batch)
+            with tapping(taps, look, outputs=False):
+                outputs = forward_batch(run, inputs, number)
+            labels, kept = run.layout.labelled(outputs, batch)
             for name, found in calls.items():
-                rows.setdefault(name, []).append(over_calls(found, expand=False))
-            rows.setdefault(OUTPUT, []).append(outputs.clone())
-            targets.append(batch.to(outputs.device))
-            count += size
+                rows.setdefault(name, []).append(those(over_calls(found, expand=False), kept))
+            rows.setdefault(OUTPUT, []).append(those(outputs, kept).clone())
+            targets.append(labels.to(outputs.device))
+            count += len(labels)
             if samples is not None and count >= samples:
                 break
     if not count:
@@ -104,12 +118,21 @@ def pooled_input(layer: Layer, x: Tensor, keep: Tensor | None = None) -> Tensor:
     For a linear layer these are the features of ``analyze``; for a convolution the means of the channels instead of
     the mean patch, which repeats them once per tap.
     """
-    precision = torch.float64 if x.dtype == torch.float64 else torch.float32
     if isinstance(layer, SPATIAL):
-        return x.flatten(2).mean(2, dtype=precision)
+        return x.flatten(2).mean(2, dtype=torch.promote_types(x.dtype, torch.float32))
     fits = keep is not None and x.ndim == 3 and x.shape[1] == keep.shape[1]
     rows = feature_rows(layer, x, keep=keep.to(x.device) if fits and keep is not None else None)
-    return rows.to(precision, copy=True)
+    return in_precision(rows)
+
+
+def in_precision(rows: Tensor) -> Tensor:
+    """A copy in float32 or better."""
+    return rows.to(torch.promote_types(rows.dtype, torch.float32), copy=True)
+
+
+def those(rows: Tensor, kept: Tensor | None) -> Tensor:
+    """The rows with these numbers; all where there are none."""
+    return rows if kept is None else rows[kept.to(rows.device)]
 
 
 def _of_one_width(name: str, parts: list[Tensor]) -> list[Tensor]:

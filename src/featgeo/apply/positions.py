@@ -6,6 +6,7 @@ Here positions count as samples ("expand" in Eschenhagen et al. 2023 on K-FAC), 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -20,13 +21,24 @@ from featgeo.network.survey import survey
 ENTRIES = 1 << 24  # most entries of unfolded patches at a time
 
 
-def layout_in(run: Runner, layers: Mapping[str, Layer], data: Batches, ignored: int | None) -> Layout:
-    """How outputs and targets become rows, as three samples of the first batch show."""
+def layout_in(
+    run: Runner, layers: Mapping[str, Layer], data: Batches, ignored: int | None, compared: bool = True
+) -> Layout:
+    """How outputs and targets become rows, as three samples of the first batch show.
+
+    Args:
+        run: the model.
+        layers: by name.
+        data: the batches.
+        ignored: the label of rows that do not count.
+        compared: whether a loss compares outputs and targets; then outputs at many positions for one label are refused.
+    """
     first = data.peek()
     if first is None:
         return Layout(ignored=ignored)
     shown = survey(run, {**layers}, first[0])
-    return causal(layout_of(shown.output, first[1], None, ignored, shown.channels), *first)
+    layout = layout_of(shown.output, first[1], None, ignored if compared else None, shown.channels)
+    return causal(replace(layout, ignored=ignored), *first)
 
 
 def rows_of(layer: Dense, x: Tensor, keep: Tensor | None = None) -> Iterator[tuple[Tensor, slice]]:

@@ -92,6 +92,9 @@ def rank_layers(
 ) -> Ranking:
     """Score the features that enter each layer of a network, and its outputs, for a task.
 
+    With a label per position every labelled position is a row, of the layers that have these positions; errors count
+    them as independent.
+
     Args:
         model: any module that maps a batch of inputs to outputs (m, d); left exactly as it was found.
         data: a re-iterable of (inputs, targets), or a pair of tensors or arrays.
@@ -99,7 +102,7 @@ def rank_layers(
         methods: of :func:`transfer_score`, without "leep" and "nce"; the first ranks.
         layers: as for ``analyze``; all by default.
         forward: called with the model and the inputs of a batch, returns the outputs; as for ``analyze``.
-        samples: stop after that many.
+        samples: stop after that many (labelled positions, where there is a label for each).
         batch_size: for a pair.
         memory: bytes of features to hold at a time; where all layers need more, the data are read several times.
         progress: whether to show progress bars.
@@ -124,6 +127,7 @@ def rank_layers(
             forward=forward,
             samples=samples,
             batch_size=batch_size,
+            ignore_index=chosen.ignore_index,
             progress=progress,
         )
         skipped |= {name: reason for name, reason in why.items() if name in group}
@@ -230,9 +234,13 @@ def _width(layer: Layer) -> int:
 
 
 def _room(data: object, samples: int | None, memory: int) -> float:
-    """Numbers a sample for which there is memory; no limit where the number of samples is not known."""
+    """Numbers a row for which there is memory; no limit where the number of samples is not known."""
     pair = isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[1], Tensor | np.ndarray)
-    known = len(data[1]) if pair else getattr(data, "dataset", ())  # type: ignore[index]
-    count = known if isinstance(known, int) else len(known) if hasattr(known, "__len__") else 0
+    known = data[1] if pair else getattr(data, "dataset", ())  # type: ignore[index]
+    count = len(known) if hasattr(known, "__len__") else 0
+    if count:  # not an iterator, so a batch may be looked at; labels of positions are whole numbers
+        with torch.random.fork_rng(devices=[]):  # a loader may draw
+            _, targets = next(iter(Batches(data)), (None, torch.zeros(1)))
+        count *= 1 if targets.is_floating_point() else targets[:1].numel()
     count = min(count or samples or 0, samples or count)
     return memory / 4 / count if count else math.inf

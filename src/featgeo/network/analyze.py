@@ -30,7 +30,7 @@ from featgeo.network.select import Layers, kind_of, modules_of, split_layers
 from featgeo.network.settle import Settling
 from featgeo.network.survey import Survey, survey
 from featgeo.network.sweep import Pass, sweep
-from featgeo.network.taps import UNEVEN
+from featgeo.network.taps import ELSEWHERE, UNEVEN
 from featgeo.network.targets import data_notes, read_targets
 from featgeo.network.together import one_model, unwrapped
 from featgeo.network.views import LayerReport
@@ -38,7 +38,6 @@ from featgeo.show.digest import because
 from featgeo.theory.named import LossLike, resolve_loss
 
 REDRAWS = 3
-ELSEWHERE = "its positions are not those that have targets"
 WHOLE = "; positions='reduce' takes those of a sample together"
 COMPANY = (
     "model: what it puts out for a sample changes with the other samples of the batch, or from call to call; the "

@@ -25,7 +25,6 @@ DEPENDENT = 0.01  # share of a layer's features that others determine linearly, 
 WIDE = 0.5  # share of the neurons that the modes for 99 % of the gain need
 EVIDENCE = 100  # samples below which nothing is found but doubts: what none of 100 shows, up to 3 in 100 may still do
 FREE = 0.01  # share of the loss that may be lost where what is removed does nothing
-ONE_LABEL = ("compress", "suggest_widths", "rank_layers")  # calls that want one label per sample
 HEADS = ("Linear", "Conv1d", "Conv2d", "Conv3d")  # last layers that solve_head solves for
 LISTED = 8  # most neurons that a finding names
 
@@ -68,9 +67,9 @@ def _attainable(report: Report, layer: LayerReport) -> bool:
 
 
 def _call(report: Report, name: str, more: str = "") -> str:
-    """The call with the arguments that this report had; none where it wants one label per sample and there are more."""
+    """The call with the arguments that this report had."""
     loss = f'"{report.loss}"' if report.loss in NAMED else "loss"
-    return "" if report.positions and name in ONE_LABEL else f"fg.{name}(model, data, {loss}{more})"
+    return f"fg.{name}(model, data, {loss}{more})"
 
 
 def _almost_free(report: Report) -> str:

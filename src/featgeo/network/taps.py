@@ -24,6 +24,7 @@ from featgeo.network.select import split_layers as split_layers
 
 BYPASS = 1e-4  # variation of the output with a layer frozen, relative to its usual variation
 UNEVEN = "its input has not one row per sample"
+ELSEWHERE = "its positions are not those that have targets"
 COPIES = "a forward pass of copies of one sample, with a layer frozen"
 ALONE = "It must take batches of any size, one sample included (BatchNorm needs running statistics)."
 
