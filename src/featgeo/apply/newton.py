@@ -35,6 +35,7 @@ CG_STEPS = (3, 5, 7, 10)  # most products of the first steps, and of later ones
 NEAR = 1e-3  # relative gap below which, by all rows, it is solved the better the nearer the optimum
 CLOSEST = 1e-6  # at best
 NEWTON_CG_STEPS = 1000  # most there
+PATIENCE = 5  # steps there within which the promise must halve: at a minimum that lies at infinity it need not
 HALVINGS = 30
 GROWTH = 0.2  # share of the promised decrease below which the samples grow; also
 SLOW = 0.8  # the ratio of two promises above which they do
@@ -86,10 +87,12 @@ def minimise(
     samples = _samples(objective.rows, size)
     value, gradient = objective.evaluate(theta)
     promise, likely, rate, gap, steps, converged = math.inf, math.inf, 0.0, math.inf, 0, False
+    promises: list[float] = []  # of the last steps, as far as they were near
     with tqdm(total=max_steps, desc="solve_head", unit="step", disable=not progress) as bar:
         while steps < max_steps:
-            share = gap / max(abs(value), 1e-300)
-            near = samples[0].count == objective.rows.count and share <= NEAR
+            whole = samples[0].count == objective.rows.count
+            share = (promise if whole else gap) / max(abs(value), 1e-300)
+            near = whole and share <= NEAR
             forcing = max(share, CLOSEST) if near else FORCING
             most = NEWTON_CG_STEPS if near else CG_STEPS[min(steps, len(CG_STEPS) - 1)] * size // SAMPLE
             step = _step(objective, geometry, samples, theta, gradient, last, forcing, most)
@@ -109,6 +112,9 @@ def minimise(
             if gap <= coarse:
                 objective.dtype = torch.float64
                 value, gradient = objective.evaluate(theta)
+            promises = [*promises, promise] if near else []
+            if len(promises) > PATIENCE and promise > 0.5 * promises[-1 - PATIENCE]:
+                break
             found = _search(objective, theta, value, step, slope)
             steps += 1
             bar.update()
