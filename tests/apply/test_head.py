@@ -275,6 +275,21 @@ def test_separable_classes_without_a_penalty_are_said():
     assert head.converged is False
 
 
+def test_steps_that_no_longer_gain_end_the_search(monkeypatch):
+    """One class is told apart and the others not: a minimum at infinity. Equations solved too roughly come no nearer."""
+    x, y = DIGITS[0] / 16, DIGITS[1]
+    y = torch.where(y == 0, 0, 1 + torch.randint(0, 3, y.shape, generator=torch.Generator().manual_seed(0)))
+    least = fg.solve_head(x, y, refine="exact").objective
+    monkeypatch.setattr(newton, "NEWTON_CG_STEPS", 1)
+    with pytest.warns(FeatgeoWarning, match=r"no convergence in \d+ steps.*no finite optimum"):
+        head = fg.solve_head(x, y, refine="exact")
+    assert not head.converged
+    assert newton.PATIENCE < head.steps < 30
+    assert head.objective == pytest.approx(least, rel=1e-5)
+    monkeypatch.setattr(newton, "PATIENCE", 1000)
+    assert fg.solve_head(x, y, refine="exact").steps > 30
+
+
 def test_its_text_is_short_and_says_what_is_known():
     x, y = DIGITS
     first, *rest = str(fg.solve_head(x, y, weight_decay=0.01)).splitlines()
