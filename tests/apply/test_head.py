@@ -276,7 +276,7 @@ def test_separable_classes_without_a_penalty_are_said():
 
 
 def test_steps_that_no_longer_gain_end_the_search(monkeypatch):
-    """One class is told apart and the others not: a minimum at infinity. Equations solved too roughly come no nearer."""
+    """One class is told apart, the others are not: a minimum at infinity, which rough steps come no nearer."""
     x, y = DIGITS[0] / 16, DIGITS[1]
     y = torch.where(y == 0, 0, 1 + torch.randint(0, 3, y.shape, generator=torch.Generator().manual_seed(0)))
     least = fg.solve_head(x, y, refine="exact").objective
