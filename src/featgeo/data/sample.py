@@ -78,22 +78,27 @@ class Keeper:
             streams: by name, rows x - shift (m, k) of these samples, and the shift (k,).
         """
         held = start = self.held
+        before = len(self._parts)  # of which nothing need be moved
         for size in sizes:  # the new rows' places are as if they lay behind those that are held
             if self.batches % self.stride == 0:
                 step = max(1, size // self.each)
                 self._parts.append((self.batches, range(start, start + min(size, step * self.each), step)))
+                while self.held > self.limit:
+                    self._thin()
+                    before = 0
             start, self.batches, self.samples = start + size, self.batches + 1, self.samples + size
-            while self.held > self.limit:
-                self._thin()
+        if before == len(self._parts):
+            return
         if self._companion is None:
             self._companion = companion.new_empty(self.limit, companion.shape[1])
             self._rows = {
                 name: rows.new_empty(self.limit, rows.shape[1]) for name, (rows, _) in streams.items()
             }
-        if any(part.start >= held for _, part in self._parts):
+        if self._parts[-1][1].start >= held:
             self._rows = {name: memory for name, memory in self._rows.items() if name in streams}
-        start = 0
-        for i, (batch, part) in enumerate(self._parts):
+        start = held if before else 0
+        for i in range(before, len(self._parts)):
+            batch, part = self._parts[i]
             self._parts[i] = batch, range(start, start + len(part))
             self._bring(part, slice(start, start + len(part)), held, companion, streams)
             start += len(part)
