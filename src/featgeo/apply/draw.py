@@ -37,9 +37,8 @@ class Draw:
         counts = layout.counting(targets).cpu()
         keys = torch.rand(counts.shape, generator=torch.Generator().manual_seed(seed))
         order, labelled = keys.masked_fill(~counts, -1.0).argsort(1, descending=True), counts.sum(1)
-        place = order.gather(1, (turn % labelled.clamp_min(1))[:, None])[
-            :, 0
-        ]  # a labelled one, if there is any
+        turned = turn % labelled.clamp_min(1)  # to a labelled one, if there is any
+        place = order.gather(1, turned[:, None]).squeeze(1)
         weight = labelled / labelled.clamp(1, turns)
         return cls(place, weight.masked_fill(turn >= labelled, 0.0), counts.shape[1])
 
