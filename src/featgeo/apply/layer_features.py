@@ -14,6 +14,7 @@ from featgeo.network.arrange import Arrangement, over_calls
 from featgeo.network.features import feature_rows
 from featgeo.network.keep import undisturbed
 from featgeo.network.layers import SPATIAL, Layer
+from featgeo.network.layout import those
 from featgeo.network.run import Forward, forward_batch, runner_of
 from featgeo.network.select import Layers, split_layers
 from featgeo.network.taps import ELSEWHERE, UNEVEN, tapping
@@ -128,11 +129,6 @@ def pooled_input(layer: Layer, x: Tensor, keep: Tensor | None = None) -> Tensor:
 def in_precision(rows: Tensor) -> Tensor:
     """A copy in float32 or better."""
     return rows.to(torch.promote_types(rows.dtype, torch.float32), copy=True)
-
-
-def those(rows: Tensor, kept: Tensor | None) -> Tensor:
-    """The rows with these numbers; all where there are none."""
-    return rows if kept is None else rows[kept.to(rows.device)]
 
 
 def _of_one_width(name: str, parts: list[Tensor]) -> list[Tensor]:

@@ -17,6 +17,7 @@ from featgeo.errors import FeatgeoError
 from featgeo.network.features import position_rows
 from featgeo.network.keep import undisturbed
 from featgeo.network.layers import CONVOLUTIONS, groups_of
+from featgeo.network.layout import those
 from featgeo.network.run import Forward, Runner, forward_batch, runner_of
 from featgeo.network.select import split_layers
 from featgeo.network.taps import tapping
@@ -87,7 +88,7 @@ class ModelFeatures:
             if x is None:
                 raise FeatgeoError("layer", f"'{self.name}', whose output is not the model's", REMEDY)
             rows, kept = run.layout.labelled(outputs, targets)
-            yield x if kept is None else x[kept.to(x.device)], rows.to(x.device)
+            yield those(x, kept), rows.to(x.device)
 
 
 def model_features(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from featgeo.apply.correct import spread_of
 from featgeo.data.batches import Batches
 from featgeo.data.moments import Moments
+from featgeo.network.layout import those
 from featgeo.network.run import Runner, forward_batch
 from featgeo.network.taps import tapping
 from featgeo.theory.linalg import Whitener, whiten
@@ -70,9 +71,8 @@ def _features(run: Runner, cut: nn.Module, last: nn.Linear, data: Batches) -> tu
         with tapping({"": last}, keep):
             forward_batch(run_cut, inputs, number)
         _, kept = run.layout.labelled(outputs, targets)
-        if kept is not None:
-            outputs, rows[-1] = outputs[kept.to(outputs.device)], rows[-1][kept.cpu()]
-        answers.append(outputs.cpu())
+        rows[-1] = those(rows[-1], kept)
+        answers.append(those(outputs, kept).cpu())
         entries += rows[-1].numel()
         if entries > ENTRIES:
             break

@@ -14,6 +14,7 @@ from featgeo.apply.positions import per_sample, rows_of
 from featgeo.data.batches import Batches
 from featgeo.data.inputs import position_mask, sample_count
 from featgeo.data.moments import Companion, Moments, MomentStream
+from featgeo.network.layout import those
 from featgeo.network.run import Runner, forward_batch
 from featgeo.network.taps import UNEVEN, tapping
 from featgeo.theory.losses import CanonicalLoss, Loss
@@ -69,7 +70,7 @@ def checked_targets(loss: Loss, targets: Tensor, outputs: Tensor) -> Tensor:
 def labelled_rows(run: Runner, loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The output rows (r, d) of a batch that count, and their targets as the loss wants them."""
     wanted, kept = run.layout.labelled(outputs, targets)
-    rows = outputs if kept is None else outputs[kept.to(outputs.device)]
+    rows = those(outputs, kept)
     return rows, checked_targets(loss, wanted, rows)
 
 

@@ -85,6 +85,11 @@ class Layout:
         return rows[keep], keep
 
 
+def those(rows: Tensor, kept: Tensor | None) -> Tensor:
+    """The rows with these numbers; all where there are none."""
+    return rows if kept is None else rows[kept.to(rows.device)]
+
+
 def counted(rows: Tensor, samples: int, kept: Tensor | None) -> Tensor:
     """Of rows (samples * positions, k), sample after sample, those of the samples that count (r',), if not all do."""
     if kept is None:

@@ -21,7 +21,7 @@ from featgeo.errors import FeatgeoError
 from featgeo.network.arrange import Arrangement, over_calls
 from featgeo.network.ends import Ends, Statistic
 from featgeo.network.layers import Layer, Projection, features_of, neurons_of
-from featgeo.network.layout import counted
+from featgeo.network.layout import counted, those
 from featgeo.network.run import Runner, bounded, forward_batch
 from featgeo.network.survey import Survey
 from featgeo.network.taps import Frame, Seen, reader, tapping
@@ -152,7 +152,7 @@ class Pass:
         made = bounded(forward_batch(run, inputs, self.batches))
         self.batches += 1
         targets, kept = layout.labelled(made, targets)
-        outputs = made if kept is None else made[kept.to(made.device)]
+        outputs = those(made, kept)
         samples, some = made.shape[0], outputs.shape[0] > 0
         if some:
             self.ends.wait(outputs, targets)
