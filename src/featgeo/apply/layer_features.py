@@ -85,20 +85,20 @@ def layer_features(
         run, batches = runner_of(model, forward), Batches(data, batch_size)
         run.layout = layout_in(run, taps, batches, ignore_index, compared=False)
         bar = tqdm(batches, total=len(batches) or None, desc="features", unit="batch", disable=not progress)
-        for number, (inputs, batch) in enumerate(bar):
-            calls.clear()
-            size, keep = sample_count(inputs), position_mask(inputs)
-            counted = run.layout.counting(batch)
-            with tapping(taps, look, outputs=False):
+        with tapping(taps, look, outputs=False):
+            for number, (inputs, batch) in enumerate(bar):
+                calls.clear()
+                size, keep = sample_count(inputs), position_mask(inputs)
+                counted = run.layout.counting(batch)
                 outputs = forward_batch(run, inputs, number)
-            labels, kept = run.layout.labelled(outputs, batch)
-            for name, found in calls.items():
-                rows.setdefault(name, []).append(those(over_calls(found, expand=False), kept))
-            rows.setdefault(OUTPUT, []).append(those(outputs, kept).clone())
-            targets.append(labels.to(outputs.device))
-            count += len(labels)
-            if samples is not None and count >= samples:
-                break
+                labels, kept = run.layout.labelled(outputs, batch)
+                for name, found in calls.items():
+                    rows.setdefault(name, []).append(those(over_calls(found, expand=False), kept))
+                rows.setdefault(OUTPUT, []).append(those(outputs, kept).clone())
+                targets.append(labels.to(outputs.device))
+                count += len(labels)
+                if samples is not None and count >= samples:
+                    break
     if not count:
         raise FeatgeoError("data", "no samples", "Pass at least one non-empty batch.")
     for name in taps:

@@ -79,10 +79,8 @@ class Layout:
             return rows, None
         if not len(rows) or rows.min().item() > self.ignored:  # quicker than to look for it
             return rows, None
-        if not (rows == self.ignored).any():
-            return rows, None
         keep = (rows != self.ignored).nonzero()[:, 0]
-        return rows[keep], keep
+        return (rows, None) if len(keep) == len(rows) else (rows[keep], keep)
 
 
 def those(rows: Tensor, kept: Tensor | None) -> Tensor:
