@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from featgeo.network.arrange import gathered
-from featgeo.network.roads import variations
+from featgeo.network.roads import BYPASS, variations
 from featgeo.network.select import split_layers
 from featgeo.network.survey import survey
-from featgeo.network.taps import BYPASS, FrozenTail, as_rows, tapping
+from featgeo.network.tail import FrozenTail
+from featgeo.network.taps import as_rows, tapping
 from tests.network.models import Residual
 from tests.network.test_architectures import CLASSES, Encoder, Recurrent, Shared
 from tests.network.test_bypassed import Images, Tokens

@@ -27,8 +27,10 @@ from torch import Tensor, nn
 
 from featgeo.network.features import feature_rows
 from featgeo.network.keep import undisturbed
-from featgeo.network.layers import Layer
-from featgeo.network.taps import BYPASS, FrozenTail, split_layers, weight_matrix
+from featgeo.network.layers import Layer, weight_matrix
+from featgeo.network.roads import BYPASS
+from featgeo.network.select import split_layers
+from featgeo.network.tail import FrozenTail
 from featgeo.theory.bayes import bayes_action
 from featgeo.theory.linalg import rank_tolerance
 from featgeo.theory.losses import CrossEntropy

@@ -15,10 +15,11 @@ from featgeo.network.inputs import constant_features, feature_gain
 from featgeo.network.layers import Layer, weight_matrix
 from featgeo.network.look import Outlook, look
 from featgeo.network.moves import mean_loss, measured_step
+from featgeo.network.roads import BYPASS
 from featgeo.network.run import Runner
 from featgeo.network.select import kind_of
 from featgeo.network.sweep import Sweep
-from featgeo.network.taps import BYPASS, FrozenTail
+from featgeo.network.tail import FrozenTail, Usual
 from featgeo.network.views import LayerReport, View
 from featgeo.theory.bayes import bayes_action
 from featgeo.theory.losses import Loss
@@ -51,6 +52,7 @@ class Bench:
         batches: these samples, once they are needed.
         seconds: of one forward pass over these samples.
         before: mean loss on these samples.
+        tails: of the layers that nothing has been seen to bypass.
         jacobians: mean Jacobians of the bypassed layers.
         variations: by layer, what a first look at a few samples saw vary while it was frozen.
     """
@@ -70,20 +72,25 @@ class Bench:
     batches: list[Batch] = field(default_factory=list)
     seconds: float = 0.0
     before: float = 0.0
+    tails: dict[str, FrozenTail] = field(default_factory=dict)
     jacobians: dict[str, MeanJacobian] = field(default_factory=dict)
 
     def judge(self) -> dict[str, LayerReport]:
         """Reports of all layers that the pass over the data saw."""
-        variation, free = {}, None
+        variation, usual = dict[str, float](), None
+        layers = {name: self.taps[name] for name in self.found.layers}
+        lies = {name: self.found.seen[name].lie for name in layers}
         for name, moments in self.found.layers.items():
             if self.found.seen[name].is_output:
                 continue
             variation[name] = self.variations.get(name, 0.0)
             if not variation[name] > BYPASS:
                 weight, bias = weight_matrix(self.taps[name])
-                tail = self._tail(name)
-                free = tail.free() if free is None else free
-                variation[name] = tail.bypass(weight @ moments.mean + bias, free)
+                usual = usual or Usual.of(self.run, layers, lies, self.found.probe, self.run.rows)
+                self.tails[name] = FrozenTail(
+                    self.run, layers[name], self.found.probe, lies[name], self.run.rows, usual.until(name)
+                )
+                variation[name] = self.tails[name].bypass(weight @ moments.mean + bias, usual.rows)
         bypassed = [name for name, value in variation.items() if not value <= BYPASS]
         if bypassed or self.steps:
             self.batches = self.kept()
@@ -92,15 +99,9 @@ class Bench:
             self.before = mean_loss(self.run, self.loss, self.batches)
             self.seconds = time.perf_counter() - begin
         if bypassed and self.batches:
-            lies = {name: self.found.seen[name].lie for name in bypassed}
-            layers = {name: self.taps[name] for name in bypassed}
-            self.jacobians = mean_jacobians(self.run, layers, lies, self.batches)
+            passed = {name: layers[name] for name in bypassed}
+            self.jacobians = mean_jacobians(self.run, passed, lies, self.batches)
         return {name: self._report(name, variation.get(name)) for name in self.found.layers}
-
-    def _tail(self, name: str) -> FrozenTail:
-        return FrozenTail(
-            self.run, self.taps[name], self.found.probe, self.found.seen[name].lie, self.run.rows
-        )
 
     def _report(self, name: str, variation: float | None) -> LayerReport:
         outlook = Outlook.of(self.taps[name], name, self.found, self.risk, self.output, self.weight_decay)
@@ -110,7 +111,7 @@ class Bench:
             views["bayes"] = replace(views["average"], at="bayes", tail_r2=None)
         elif variation <= BYPASS:
             point = bayes_action(
-                self.risk, self._tail(name), outlook.mean_action, precision=outlook.layer.weight.dtype
+                self.risk, self.tails[name], outlook.mean_action, precision=outlook.layer.weight.dtype
             )
             notes += (
                 point.notes(f"layer '{name}'") if point.jacobian.any() else [f"layer '{name}': {CUT_OFF}"]

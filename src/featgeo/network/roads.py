@@ -10,7 +10,9 @@ from torch import Tensor
 from featgeo.data.inputs import Inputs, by_sample, sample_count
 from featgeo.network.arrange import Arrangement, gathered, placed
 from featgeo.network.layers import Layer
-from featgeo.network.taps import Forward, as_rows, tapping, variation
+from featgeo.network.taps import Forward, as_rows, tapping
+
+BYPASS = 1e-4  # variation of the output with a layer frozen, relative to its usual variation
 
 
 def variations(
@@ -66,3 +68,16 @@ def _frozen(
     copies = by_sample(samples, lambda part: torch.cat([part] * len(layers)))
     with tapping(layers, freeze):
         return as_rows(forward(copies)).to(torch.float64)
+
+
+def variation(frozen: Tensor, free: Tensor, precision: torch.dtype) -> float:
+    """How much outputs (m, d) of a frozen layer vary over the samples, relative to those of a free one.
+
+    Args:
+        frozen: with the layer frozen.
+        free: without.
+        precision: of the model: its rounding does not count.
+    """
+    rounding = 4 * torch.finfo(precision).eps * frozen.abs().max()
+    usual = (free - free[:1]).to(frozen).abs().max().clamp_min(1e-30)
+    return (((frozen - frozen[:1]).abs().max() - rounding).clamp_min(0) / usual).item()

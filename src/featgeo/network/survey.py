@@ -14,8 +14,8 @@ from featgeo.errors import FeatgeoError
 from featgeo.network.arrange import Arrangement
 from featgeo.network.attempt import attempt, lacking
 from featgeo.network.layers import SPATIAL, Layer, as_matrix, respond
-from featgeo.network.roads import variations
-from featgeo.network.taps import BYPASS, UNEVEN, Forward, as_rows, tapping
+from featgeo.network.roads import BYPASS, variations
+from featgeo.network.taps import UNEVEN, Forward, as_rows, tapping
 
 ALIEN = "its output is not its weight times its input (a hook, an adapter or a forward of its own changes it)"
 TANGLED = "samples and positions are mixed in its input in no order that is known"

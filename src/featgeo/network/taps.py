@@ -1,6 +1,6 @@
-"""Read the inputs of a model's layers during a forward pass, replace and freeze their outputs.
+"""Read the inputs of a model's layers during a forward pass, and replace their outputs.
 
-Hooks live inside context managers only, and leave no trace however they are left.
+Hooks and replacements live inside context managers only, and leave no trace however they are left.
 """
 
 from __future__ import annotations
@@ -10,23 +10,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from featgeo.data.inputs import Inputs, by_sample, sample_count
+from featgeo.data.inputs import Inputs
 from featgeo.errors import FeatgeoError
-from featgeo.network.arrange import Arrangement, all_rows, placed, sample_rows
-from featgeo.network.attempt import attempt
+from featgeo.network.arrange import Arrangement, all_rows, sample_rows
 from featgeo.network.attention import Handler, opened
 from featgeo.network.layers import Layer, Projection
-from featgeo.network.layers import weight_matrix as weight_matrix
-from featgeo.network.select import split_layers as split_layers
 
-BYPASS = 1e-4  # variation of the output with a layer frozen, relative to its usual variation
 UNEVEN = "its input has not one row per sample"
 ELSEWHERE = "its positions are not those that have targets"
-COPIES = "a forward pass of copies of one sample, with a layer frozen"
-ALONE = "It must take batches of any size, one sample included (BatchNorm needs running statistics)."
 
 Forward = Callable[[Inputs], Tensor]
 
@@ -222,71 +215,17 @@ def replacing(layer: Layer, output: Callable[[Tensor, Tensor], Tensor]) -> Itera
         yield
 
 
-class FrozenTail:
-    """Everything after a layer as a function of one action: z (m, n) -> outputs (m, d).
-
-    The layer's output is replaced by z at every position while the model runs on copies of one probe sample; that the
-    choice of sample does not matter is what :meth:`bypass` checks.
-
-    Args:
-        forward: runs the model on a batch of inputs.
-        layer: the layer.
-        probe: some samples of the inputs (p, ...), p >= 2 for the check.
-        lie: how the layer's tensors lie.
-        rows: from the model's output to rows (m, d).
-    """
-
-    def __init__(
-        self,
-        forward: Forward,
-        layer: Layer,
-        probe: Inputs,
-        lie: Arrangement = Arrangement(),  # noqa: B008 -- frozen
-        rows: Callable[[Tensor], Tensor] = as_rows,
-    ) -> None:
-        self.forward, self.layer, self.probe, self.lie, self.rows = forward, layer, probe, lie, rows
-        self.count = sample_count(probe)
-
-    def _run(self, z: Tensor, inputs: Inputs) -> Tensor:
-        with replacing(self.layer, lambda _x, output: placed(self.layer, self.lie, z, output)):
-            made = self.rows(attempt(self.forward, inputs, COPIES, ALONE))
-            return made.to(z, copy=True)  # a model may use the memory of its outputs again
-
-    def __call__(self, z: Tensor) -> Tensor:
-        """Outputs (m, d) of the actions z (m, n), differentiable in z."""
-        inputs = by_sample(self.probe, lambda part: part[:1].expand(len(z), *part.shape[1:]))
-        made = self._run(z, inputs)
-        if len(made) == len(z):
-            return made
-        return made.unflatten(0, (len(z), -1))[:, 0]  # all positions are alike
-
-    def free(self) -> Tensor:
-        """Outputs (m, d) of the probe, the layer not frozen: the same for all layers."""
-        return self.rows(self.forward(self.probe)).clone()
-
-    def bypass(self, z: Tensor, free: Tensor | None = None) -> float:
-        """How much the output varies with the input when the layer is frozen at z (n,), relative to when it is not.
-
-        0 where the layer is the only road to the output, rounding aside; NaN with fewer than two probes.
-
-        Args:
-            z: the action.
-            free: what :meth:`free` returned, where that is known already.
-        """
-        if self.count < 2:
-            return float("nan")
-        frozen = self._run(z.expand(self.count, -1), self.probe)
-        return variation(frozen, self.free() if free is None else free, self.layer.weight.dtype)
-
-
-def variation(frozen: Tensor, free: Tensor, precision: torch.dtype) -> float:
-    """How much outputs (m, d) of a frozen layer vary over the samples, relative to those of a free one.
-
-    Args:
-        frozen: with the layer frozen.
-        free: without.
-        precision: of the model: its rounding does not count.
-    """
-    rounding = 4 * torch.finfo(precision).eps * frozen.abs().max()
-    usual = (free - free[:1]).to(frozen).abs().max().clamp_min(1e-30)
-    return (((frozen - frozen[:1]).abs().max() - rounding).clamp_min(0) / usual).item()
+@contextmanager
+def standing_in(forwards: Mapping[nn.Module, Callable[..., Tensor]]) -> Iterator[None]:
+    """Run other functions in place of modules' own forward; hooks are called all the same."""
+    before = {module: vars(module).get("forward") for module in forwards}  # an adapter may have put one there
+    try:
+        for module, forward in forwards.items():
+            vars(module)["forward"] = forward
+        yield
+    finally:
+        for module, own in before.items():
+            if own is None:
+                vars(module).pop("forward", None)
+            else:
+                vars(module)["forward"] = own
