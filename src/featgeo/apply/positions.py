@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from featgeo.apply.factor import Dense
@@ -66,3 +67,9 @@ def per_sample(layer: Layer, z: Tensor) -> Tensor:
     if isinstance(layer, SPATIAL):
         return z.flatten(2).transpose(1, 2)
     return z[:, None] if z.ndim == 2 else z.flatten(1, -2)
+
+
+def same(layer: Layer, made: Tensor, outputs: Tensor) -> bool:
+    """Whether a layer's output is the model's (r, d), row by row; NaN is told of elsewhere."""
+    rows = per_sample(layer, made).flatten(0, 1)
+    return rows.shape == outputs.shape and torch.allclose(rows.to(outputs), outputs, 0.0, 0.0, equal_nan=True)

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from featgeo.apply.draw import Draw
 from featgeo.apply.factor import Dense
-from featgeo.apply.positions import per_sample, rows_of
+from featgeo.apply.positions import per_sample, rows_of, same
 from featgeo.data.batches import Batches
 from featgeo.data.inputs import position_mask, sample_count
 from featgeo.data.moments import Companion, Moments, MomentStream
@@ -54,12 +54,6 @@ class Survey:
     precisions: dict[str, torch.dtype] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     readout: str | None = None
-
-
-def same(layer: Dense, made: Tensor, outputs: Tensor) -> bool:
-    """Whether a layer's output is the model's (r, d), row by row."""
-    made = per_sample(layer, made).flatten(0, 1)
-    return made.shape == outputs.shape and torch.equal(made.to(outputs), outputs)
 
 
 def checked_targets(loss: Loss, targets: Tensor, outputs: Tensor) -> Tensor:
