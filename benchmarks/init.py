@@ -1,6 +1,6 @@
 """init_layers_ and init_head_ against other starts: training curves of one network from several seeds.
 
-Run: python benchmarks/init.py [--data digits fashion] [--seeds 5] [--epochs 10] [--share 0.5]
+Run: python benchmarks/init.py [--data digits fashion] [--seeds 20] [--epochs 10] [--share 0.5]
 Starts of the hidden layers: as torch does it (``default``); its weights' leading singular vectors (``weights``, as
 PiSSA starts its adapters); principal components of the inputs (``inputs``); modes of B (``labels``). Each with a random
 last layer, and the first and last also with the one-pass head (``+ head``). Same seeds, same batches, same learning
@@ -88,7 +88,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="*", default=["digits"], choices=list(DATA))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--share", type=float, default=0.5)
     options = parser.parse_args()

@@ -76,7 +76,7 @@ class Case:
 
 
 CASES = {
-    "mlp": Case("MLP 784-512-256-10", mlp, images, 20_000, 7),
+    "mlp": Case("MLP 784-512-256-10", mlp, images, 20_000, 21),
     "cnn": Case("small CNN", cnn, images, 20_000, 7),
     "resnet": Case("ResNet-18, 32 x 32", resnet18, pictures, 10_000, 3, bypassed=True),
     "encoder": Case("encoder, 6 layers", Encoder, tokens, 10_000, 7, bypassed=True),

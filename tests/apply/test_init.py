@@ -58,6 +58,28 @@ def test_mean_and_variance_of_every_pre_activation_stay(build, toward):
     assert torch.equal(model[last].weight, old[last].weight)
 
 
+@pytest.mark.parametrize("toward", ["labels", "inputs", "weights"])
+def test_signs_of_singular_vectors_make_no_difference(toward, monkeypatch):
+    one, other = dense(), dense()
+    fg.init_layers_(one, LOADER, "cross_entropy", toward=toward)
+    eigh, svd = torch.linalg.eigh, torch.linalg.svd
+
+    def turned_eigh(matrix):
+        values, vectors = eigh(matrix)
+        return values, vectors * (-1.0) ** torch.arange(len(values))
+
+    def turned_svd(matrix, full_matrices=True):
+        found = svd(matrix, full_matrices=full_matrices)
+        signs = (-1.0) ** torch.arange(len(found.S))
+        return torch.return_types.linalg_svd((found.U * signs, found.S, found.Vh * signs[:, None]))
+
+    monkeypatch.setattr(torch.linalg, "eigh", turned_eigh)
+    monkeypatch.setattr(torch.linalg, "svd", turned_svd)
+    fg.init_layers_(other, LOADER, "cross_entropy", toward=toward)
+    for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_all_of_the_variance_goes_to_the_modes_toward_the_labels():
     """With share 1 and no shrinkage the first layer's outputs are what least squares on the labels spans."""
     model = dense()

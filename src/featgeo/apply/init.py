@@ -203,7 +203,7 @@ def _moments(
 def _directions(
     layer: Plain, moments: Moments, constant: Constant, toward: Toward, count: int, shrinkage: float
 ) -> Tensor:
-    """Rows (r, k) that are uncorrelated with unit variance over the features."""
+    """Rows (r, k) that are uncorrelated with unit variance over the features, the largest entry of each positive."""
     values, basis = torch.linalg.eigh(moments.covariance)
     values = values.clamp_min(0)
     level = values.mean()
@@ -222,7 +222,9 @@ def _directions(
         rows = torch.linalg.svd(matrix, full_matrices=False).Vh[:count]
     scale = torch.einsum("ij,jk,ik->i", rows, moments.covariance, rows).clamp_min(0).sqrt()
     kept = scale > 1e-9 * scale.max()
-    return rows[kept] / scale[kept, None]
+    rows = rows[kept] / scale[kept, None]
+    largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
+    return rows * largest.sign()  # the sign of a singular vector is chance, and would choose other mixtures
 
 
 def _turn(layer: Plain, moments: Moments, rows: Tensor, share: float, generator: torch.Generator) -> None:
