@@ -77,20 +77,21 @@ class Bench:
 
     def judge(self) -> dict[str, LayerReport]:
         """Reports of all layers that the pass over the data saw."""
-        variation, usual = dict[str, float](), None
         layers = {name: self.taps[name] for name in self.found.layers}
-        lies = {name: self.found.seen[name].lie for name in layers}
-        for name, moments in self.found.layers.items():
-            if self.found.seen[name].is_output:
-                continue
-            variation[name] = self.variations.get(name, 0.0)
-            if not variation[name] > BYPASS:
-                weight, bias = weight_matrix(self.taps[name])
-                usual = usual or Usual.of(self.run, layers, lies, self.found.probe, self.run.rows)
-                self.tails[name] = FrozenTail(
-                    self.run, layers[name], self.found.probe, lies[name], self.run.rows, usual.until(name)
-                )
-                variation[name] = self.tails[name].bypass(weight @ moments.mean + bias, usual.rows)
+        seen = {name: self.found.seen[name] for name in layers}
+        lies = {name: note.lie for name, note in seen.items()}
+        variation = {name: self.variations.get(name, 0.0) for name in layers if not seen[name].is_output}
+        alone = [name for name, value in variation.items() if not value > BYPASS]
+        if alone:
+            before = dict(list(layers.items())[: list(layers).index(alone[-1]) + 1])
+            usual = Usual.of(self.run, before, lies, self.found.probe, self.run.rows)
+        for name in alone:
+            weight, bias = weight_matrix(layers[name])
+            self.tails[name] = FrozenTail(
+                self.run, layers[name], self.found.probe, lies[name], self.run.rows, usual.until(name)
+            )
+            mean = self.found.layers[name].mean
+            variation[name] = self.tails[name].bypass(weight @ mean + bias, usual.rows)
         bypassed = [name for name, value in variation.items() if not value <= BYPASS]
         if bypassed or self.steps:
             self.batches = self.kept()
