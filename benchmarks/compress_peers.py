@@ -18,9 +18,9 @@ from featgeo.apply.factor import dense_cost, thin_cost
 from featgeo.apply.modes import Metric, Modes
 from featgeo.apply.plan import Outlook, Plan
 from featgeo.apply.positions import per_sample
-from featgeo.apply.survey import checked_targets
 from featgeo.network.features import position_rows
 from featgeo.network.layers import weight_matrix
+from featgeo.network.run import checked_targets
 from featgeo.theory.linalg import Whitener, whiten
 
 Ranks = dict[str, int | None]

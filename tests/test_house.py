@@ -1,5 +1,7 @@
 """The rules of the house that a machine can check."""
 
+import ast
+import importlib
 import json
 import re
 import shutil
@@ -83,3 +85,14 @@ def test_the_front_door_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True)
     loaded = HEAVY.intersection(json.loads(done.stdout))
     assert not loaded, f"`import featgeo` must leave these to the functions that need them: {sorted(loaded)}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_what_benchmarks_take_from_the_library_is_there(path):
+    """They are run by hand: a name that has moved would be found only then."""
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "featgeo":
+            for alias in node.names:
+                if not hasattr(importlib.import_module(node.module), alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")

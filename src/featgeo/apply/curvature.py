@@ -24,12 +24,11 @@ from featgeo.apply.draw import Draw, labelled_samples
 from featgeo.apply.factor import Dense
 from featgeo.apply.modes import Metric, Modes
 from featgeo.apply.positions import per_sample
-from featgeo.apply.survey import checked_targets
 from featgeo.data.batches import Batches
 from featgeo.data.inputs import Inputs, by_sample
 from featgeo.data.moments import Moments
 from featgeo.network.layers import respond
-from featgeo.network.run import Runner, forward_batch
+from featgeo.network.run import Runner, checked_targets, forward_batch
 from featgeo.network.taps import tapping
 from featgeo.theory.layer import average_tail
 from featgeo.theory.linalg import whiten

@@ -14,8 +14,7 @@ from featgeo.apply.positions import per_sample, rows_of, same
 from featgeo.data.batches import Batches
 from featgeo.data.inputs import position_mask, sample_count
 from featgeo.data.moments import Companion, Moments, MomentStream
-from featgeo.network.layout import those
-from featgeo.network.run import Runner, forward_batch
+from featgeo.network.run import Runner, forward_batch, labelled_rows
 from featgeo.network.taps import UNEVEN, tapping
 from featgeo.theory.losses import CanonicalLoss, Loss
 
@@ -54,18 +53,6 @@ class Survey:
     precisions: dict[str, torch.dtype] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     readout: str | None = None
-
-
-def checked_targets(loss: Loss, targets: Tensor, outputs: Tensor) -> Tensor:
-    """Targets as the loss wants them, where the outputs are."""
-    return loss.check(targets.to(outputs.device), outputs.shape[1])
-
-
-def labelled_rows(run: Runner, loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The output rows (r, d) of a batch that count, and their targets as the loss wants them."""
-    wanted, kept = run.layout.labelled(outputs, targets)
-    rows = those(outputs, kept)
-    return rows, checked_targets(loss, wanted, rows)
 
 
 def survey(

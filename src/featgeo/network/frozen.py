@@ -25,7 +25,8 @@ from featgeo.data.inputs import position_mask, sample_count
 from featgeo.network.arrange import Arrangement, over_calls, placed
 from featgeo.network.backward import by_rows, frames, signed
 from featgeo.network.layers import Layer
-from featgeo.network.run import Runner
+from featgeo.network.layout import those
+from featgeo.network.run import Runner, labelled_rows
 from featgeo.network.taps import Frame, Seen, reader, tapping
 from featgeo.theory.losses import CanonicalLoss, Loss
 
@@ -105,12 +106,7 @@ class FrozenLayer:
         """Per batch, the output rows (r, d) that count with the layer frozen at z, and their checked targets."""
         for inputs, targets in self.batches:
             outputs, _ = self._outputs(inputs, z)
-            yield self._labelled(outputs, targets)
-
-    def _labelled(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        rows, kept = self.run.layout.labelled(outputs, targets)
-        outputs = outputs if kept is None else outputs[kept.to(outputs.device)]
-        return outputs, self.loss.check(rows.to(outputs.device), outputs.shape[1])
+            yield labelled_rows(self.run, self.loss, outputs, targets)
 
     def gradient(self, z: Tensor) -> tuple[float, Tensor]:
         """E[loss] with the layer frozen at z, and its gradient (n,)."""
@@ -119,7 +115,7 @@ class FrozenLayer:
             with torch.enable_grad():
                 leaf = z.to(self.layer.weight).clone().requires_grad_()
                 outputs, _ = self._outputs(inputs, leaf)
-                rows, checked = self._labelled(outputs, targets)
+                rows, checked = labelled_rows(self.run, self.loss, outputs, targets)
                 loss = self.loss.values(rows, checked).sum()
                 if loss.requires_grad:
                     gradient += torch.autograd.grad(loss, leaf, materialize_grads=True)[0].to(z)
@@ -134,7 +130,7 @@ class FrozenLayer:
                 outputs, made = self._outputs(inputs, z)
                 _, kept = self.run.layout.labelled(outputs, targets)
                 kept = None if kept is None else kept.to(outputs.device)
-                counted, checked = self._labelled(outputs.detach(), targets)
+                counted, checked = labelled_rows(self.run, self.loss, outputs.detach(), targets)
                 directions = frames(len(outputs), outputs.shape[1], generator)
                 directions = signed(directions, generator) if self.run.layout.expand else directions
                 slopes = torch.zeros_like(outputs)
@@ -184,9 +180,8 @@ class FrozenLayer:
             if self.run.layout.repeated:  # one output for all positions: the products are those of their mean
                 rows = rows.unflatten(0, (len(outputs), -1)).mean(1)
             _, kept = self.run.layout.labelled(outputs, targets)
-            if kept is not None:
-                rows, outputs = rows[kept.to(rows.device)], outputs[kept.to(outputs.device)]
-            yield rows, outputs.to(torch.promote_types(outputs.dtype, torch.float32), copy=True)
+            outputs = those(outputs, kept)
+            yield those(rows, kept), outputs.to(torch.promote_types(outputs.dtype, torch.float32), copy=True)
 
 
 def output_slopes(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:

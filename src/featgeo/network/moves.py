@@ -11,7 +11,7 @@ from torch import Tensor
 from featgeo.data.batches import Batch
 from featgeo.network.layers import SPATIAL, as_matrix, respond
 from featgeo.network.look import Outlook
-from featgeo.network.run import Runner
+from featgeo.network.run import Runner, labelled_rows
 from featgeo.network.taps import replacing
 from featgeo.network.views import View
 from featgeo.theory.losses import Loss
@@ -25,11 +25,9 @@ def mean_loss(run: Runner, loss: Loss, batches: list[Batch]) -> float:
     for inputs, targets in batches:
         outputs = run.rows(run(inputs))
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
-        rows, kept = run.layout.labelled(outputs, targets)
-        outputs = outputs if kept is None else outputs[kept.to(outputs.device)]
-        checked = loss.check(rows.to(outputs.device), outputs.shape[1])
-        total += loss.values(outputs, checked).sum(dtype=torch.float64).item()
-        count += len(outputs)
+        rows, checked = labelled_rows(run, loss, outputs, targets)
+        total += loss.values(rows, checked).sum(dtype=torch.float64).item()
+        count += len(rows)
     return total / count
 
 

@@ -14,7 +14,8 @@ from featgeo.data.processes import Processes
 from featgeo.errors import FeatgeoError
 from featgeo.network.attempt import attempt, lacking
 from featgeo.network.keep import home_of
-from featgeo.network.layout import Layout
+from featgeo.network.layout import Layout, those
+from featgeo.theory.losses import Loss
 
 MOST = 8192  # outputs: with the targets' statistic their covariance takes 2 GiB, and is decomposed
 
@@ -105,3 +106,15 @@ def bounded(outputs: Tensor) -> Tensor:
             f"At most {MOST:,}: their covariance is decomposed. Merge outputs in forward= (docs/models.md).",
         )
     return outputs
+
+
+def checked_targets(loss: Loss, targets: Tensor, outputs: Tensor) -> Tensor:
+    """Targets as the loss wants them, where the outputs are."""
+    return loss.check(targets.to(outputs.device), outputs.shape[1])
+
+
+def labelled_rows(run: Runner, loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The output rows (r, d) of a batch that count, and their targets as the loss wants them."""
+    wanted, kept = run.layout.labelled(outputs, targets)
+    rows = those(outputs, kept)
+    return rows, checked_targets(loss, wanted, rows)

@@ -103,7 +103,7 @@ class FrozenTail:
         probe: some samples of the inputs (p, ...), p >= 2 for the check.
         lie: how the layer's tensors lie.
         rows: from the model's output to rows (m, d).
-        known: what layers up to this one put out for the first probe.
+        known: what layers up to this one put out for the first probe, its own last; none where that is not known.
     """
 
     def __init__(
